@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hamnet.errors import HamnetError
 from hamnet.registry import look_up
-from hamnet.structure import FloatArray, IntArray, symbol
+from hamnet.structure import FloatArray, IntArray, atomic_number, symbol
 
 _OPENMX_D, _OPENMX_F = (2, 4, 0, 3, 1), (6, 4, 2, 0, 1, 3, 5)
 
@@ -89,9 +89,7 @@ class OrbitalBasis:
                 )
         shells = {**self.shells, **other.shells}
         prints = {**self.fingerprints, **other.fingerprints}
-        return OrbitalBasis(
-            self.name, dict(sorted(shells.items())), dict(sorted(prints.items()))
-        )
+        return OrbitalBasis(self.name, dict(sorted(shells.items())), dict(sorted(prints.items())))
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; inverse of `from_dict`."""
@@ -104,8 +102,6 @@ class OrbitalBasis:
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "OrbitalBasis":
         """Rebuild a basis from `to_dict`."""
-        from hamnet.structure import atomic_number
-
         return OrbitalBasis(
             str(data["name"]),
             {atomic_number(s): tuple(ls) for s, ls in data["shells"].items()},
@@ -113,9 +109,7 @@ class OrbitalBasis:
         )
 
 
-def ao_order(
-    basis: OrbitalBasis, numbers: IntArray, source: str
-) -> tuple[IntArray, FloatArray]:
+def ao_order(basis: OrbitalBasis, numbers: IntArray, source: str) -> tuple[IntArray, FloatArray]:
     """Return ``perm, sign`` with ``out = sign * in[perm]``, from another code's order to hamnet's.
 
     Args:

@@ -2,7 +2,7 @@
 
 
 class HamnetError(Exception):
-    """Bad input, a foreign file or a broken promise: one message that names what, where and the cure.
+    """Bad input or a foreign file: one message that names what, where and the cure.
 
     The command line prints the message without a traceback and exits with a non-zero status.
     """

@@ -1,5 +1,6 @@
 """A geometry with its charge and spin: what goes into a calculation or a prediction."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,8 +32,10 @@ def atomic_number(name: str) -> int:
     return int(atomic_numbers[name])
 
 
-def _frozen(value: ArrayLike, dtype: type, shape: tuple[int, ...], name: str) -> NDArray[np.generic]:
-    array = np.array(value, dtype=dtype)
+def _frozen(
+    value: ArrayLike, dtype: type, shape: tuple[int, ...], name: str
+) -> NDArray[Any]:
+    array: NDArray[Any] = np.array(value, dtype=dtype)
     if array.shape != shape:
         raise HamnetError(f"{name} must have shape {shape}, got {array.shape}")
     array.flags.writeable = False
@@ -91,7 +94,7 @@ class Structure:
     @property
     def formula(self) -> str:
         """Chemical formula, carbon and hydrogen first (Hill system)."""
-        count = {symbol(z): int(n) for z, n in zip(*np.unique(self.numbers, return_counts=True))}
+        count = Counter(symbol(z) for z in self.numbers)
         lead = [s for s in ("C", "H") if "C" in count and s in count]
         names = lead + sorted(set(count) - set(lead))
         return "".join(s + (str(count[s]) if count[s] > 1 else "") for s in names)

@@ -1,0 +1,144 @@
+"""Matrices as lists of atom-pair blocks, one representation for molecules and crystals.
+
+A pair is ``(i, j, R)`` with an integer cell shift ``R``; its block is
+``H[i, j, R] = <phi_i(r) | H | phi_j(r - R.L)>``, shape ``[n_i, n_j]``. Only canonical pairs are
+kept: ``R`` lexicographically positive, or ``R = 0`` and ``i <= j``. The partner is
+``H[j, i, -R] = H[i, j, R]^dagger``: a matrix built from blocks is Hermitian by construction.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamnet.errors import HamnetError
+from hamnet.structure import FloatArray, IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class PairLayout:
+    """Which pairs a matrix has, and where each block lies in the flat list of entries.
+
+    Attributes:
+        atom_pairs: rows ``(R1, R2, R3, i, j)``, shape ``[P, 5]``, canonical.
+        atom_offsets: first orbital of each atom and, last, their number, shape ``[N + 1]``.
+    """
+
+    atom_pairs: IntArray
+    atom_offsets: IntArray
+
+    def __post_init__(self) -> None:
+        shift, i, j = self.atom_pairs[:, :3], self.atom_pairs[:, 3], self.atom_pairs[:, 4]
+        if not _is_canonical(shift, i, j).all():
+            bad = int(np.flatnonzero(~_is_canonical(shift, i, j))[0])
+            raise HamnetError(
+                f"pair {bad} {self.atom_pairs[bad].tolist()} is not canonical: the cell shift must "
+                "be lexicographically positive, or zero with i <= j"
+            )
+
+    @property
+    def shapes(self) -> IntArray:
+        """Block shapes ``[P, 2]``."""
+        sizes = np.diff(self.atom_offsets)
+        return np.stack([sizes[self.atom_pairs[:, 3]], sizes[self.atom_pairs[:, 4]]], axis=1)
+
+    @property
+    def boundaries(self) -> IntArray:
+        """First entry of each block and, last, the number of entries: ``[P + 1]``."""
+        return np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1))]).astype(np.int64)
+
+    @property
+    def n_orbitals(self) -> int:
+        """Number of orbitals of the structure (of its cell)."""
+        return int(self.atom_offsets[-1])
+
+    def orbital_indices(self) -> tuple[IntArray, IntArray]:
+        """Return row and column of every entry in the dense matrix, each ``[n_entries]``."""
+        shapes, boundaries = self.shapes, self.boundaries
+        size = shapes.prod(axis=1)
+        local = np.arange(boundaries[-1]) - np.repeat(boundaries[:-1], size)
+        width = np.repeat(shapes[:, 1], size)
+        row = np.repeat(self.atom_offsets[self.atom_pairs[:, 3]], size) + local // width
+        col = np.repeat(self.atom_offsets[self.atom_pairs[:, 4]], size) + local % width
+        return row.astype(np.int64), col.astype(np.int64)
+
+
+def _is_canonical(shift: IntArray, i: IntArray, j: IntArray) -> NDArray[np.bool_]:
+    weight = np.sign(shift) @ np.array([4, 2, 1])  # the first non-zero component decides the sign
+    canonical: NDArray[np.bool_] = (weight > 0) | (~shift.any(axis=1) & (i <= j))
+    return canonical
+
+
+def molecule_layout(atom_offsets: IntArray) -> PairLayout:
+    """Return the layout of a molecule's full matrix: every pair ``i <= j``, row by row."""
+    i, j = np.triu_indices(len(atom_offsets) - 1)
+    pairs = np.zeros((len(i), 5), dtype=np.int64)
+    pairs[:, 3], pairs[:, 4] = i, j
+    return PairLayout(pairs, np.asarray(atom_offsets, dtype=np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class HamiltonianBlocks:
+    """A Hermitian matrix as blocks of canonical pairs.
+
+    Attributes:
+        layout: the pairs.
+        entries: the blocks' numbers, row-major, one after the other, shape ``[..., n_entries]``;
+            leading axes such as spin are free.
+    """
+
+    layout: PairLayout
+    entries: FloatArray
+
+    def __post_init__(self) -> None:
+        n = int(self.layout.boundaries[-1])
+        if self.entries.shape[-1:] != (n,):
+            raise HamnetError(
+                f"the pairs have {n} entries, got an array of shape {self.entries.shape}"
+            )
+
+    def block(self, pair: int) -> FloatArray:
+        """Return the block of one pair, ``[..., n_i, n_j]``."""
+        start, stop = self.layout.boundaries[pair : pair + 2]
+        return self.entries[..., start:stop].reshape(
+            *self.entries.shape[:-1], *self.layout.shapes[pair]
+        )
+
+
+def from_dense(matrix: FloatArray, layout: PairLayout) -> HamiltonianBlocks:
+    """Cut a molecule's dense matrix ``[..., n, n]`` into blocks.
+
+    Raises:
+        HamnetError: the matrix has another size than the layout, or the layout has cell shifts.
+    """
+    n = layout.n_orbitals
+    if matrix.shape[-2:] != (n, n):
+        raise HamnetError(f"expected a matrix of {n} x {n} orbitals, got shape {matrix.shape}")
+    if layout.atom_pairs[:, :3].any():
+        raise HamnetError("a dense matrix holds no cell shifts; a crystal's blocks come from H(k)")
+    row, col = layout.orbital_indices()
+    return HamiltonianBlocks(layout, matrix[..., row, col])
+
+
+def to_dense(blocks: HamiltonianBlocks) -> FloatArray:
+    """Return a molecule's dense matrix ``[..., n, n]``; of a crystal, the matrix at Gamma."""
+    at_gamma: FloatArray = to_k(blocks, np.zeros(3)).real
+    return at_gamma
+
+
+def to_k(blocks: HamiltonianBlocks, k: FloatArray) -> NDArray[np.complex128]:
+    """Return ``H(k) = sum_R exp(2 pi i k.R) H(R)`` at a fractional k point, ``[..., n, n]``."""
+    layout = blocks.layout
+    n = layout.n_orbitals
+    row, col = layout.orbital_indices()
+    size = layout.shapes.prod(axis=1)
+    pairs = layout.atom_pairs
+    phase = np.exp(2j * np.pi * pairs[:, :3] @ np.asarray(k, dtype=float))
+    values = blocks.entries * np.repeat(phase, size)  # (..., n_entries)
+    on_site = np.repeat(~pairs[:, :3].any(axis=1) & (pairs[:, 3] == pairs[:, 4]), size)
+    lead = values.shape[:-1]
+    matrix = np.zeros((n * n, *lead), dtype=np.complex128)
+    values = np.moveaxis(values, -1, 0)
+    np.add.at(matrix, row * n + col, values)
+    np.add.at(matrix, (col * n + row)[~on_site], values[~on_site].conj())
+    return np.moveaxis(matrix, 0, -1).reshape(*lead, n, n)

@@ -1,0 +1,1 @@
+"""Datasets of Hamiltonians: the HDF5 store, splits and batches."""

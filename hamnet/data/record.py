@@ -1,0 +1,55 @@
+"""One labelled structure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hamnet.blocks import HamiltonianBlocks, PairLayout
+from hamnet.structure import FloatArray, Structure
+
+REFERENCES = ("none", "sap", "minao")
+"""Reference Hamiltonians H0 that a model may subtract from its target."""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """The labels of one structure, in hamnet's orbital order, Hartree.
+
+    Attributes:
+        id: hash of geometry and level of theory: the same label is never stored twice.
+        structure: geometry, charge, spin.
+        layout: pairs of all the matrices.
+        hamiltonian: entries of H, shape ``[n_spin, n_entries]``; one channel for a closed shell.
+        overlap: entries of S, shape ``[n_entries]``.
+        references: entries of H0 by name (``minao``, ``sap``), shape ``[n_entries]``.
+        orbital_energies: Hartree, shape ``[n_spin, n_mo]``.
+        occupations: electrons per orbital, shape ``[n_spin, n_mo]``.
+        group: trajectory or molecule; a split never cuts through a group.
+        origin: where the geometry came from (file and frame, or recipe and frame).
+        energy: total energy, Hartree; NaN where unknown.
+        dipole: Debye, shape ``[3]``; NaN where unknown.
+        scf_cycles: cycles to convergence, 0 where unknown.
+        seconds: wall time of the label, 0 where unknown.
+    """
+
+    id: str
+    structure: Structure
+    layout: PairLayout
+    hamiltonian: FloatArray
+    overlap: FloatArray
+    references: Mapping[str, FloatArray]
+    orbital_energies: FloatArray
+    occupations: FloatArray
+    group: str = ""
+    origin: str = ""
+    energy: float = float("nan")
+    dipole: FloatArray = field(default_factory=lambda: np.full(3, np.nan))
+    scf_cycles: int = 0
+    seconds: float = 0.0
+
+    def blocks(self, name: str) -> HamiltonianBlocks:
+        """Return ``"hamiltonian"``, ``"overlap"`` or a reference (``"minao"``) as blocks."""
+        if name in ("hamiltonian", "overlap"):
+            return HamiltonianBlocks(self.layout, getattr(self, name))
+        return HamiltonianBlocks(self.layout, self.references[name])
