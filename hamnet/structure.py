@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
@@ -32,9 +33,7 @@ def atomic_number(name: str) -> int:
     return int(atomic_numbers[name])
 
 
-def _frozen(
-    value: ArrayLike, dtype: type, shape: tuple[int, ...], name: str
-) -> NDArray[Any]:
+def _frozen(value: ArrayLike, dtype: type, shape: tuple[int, ...], name: str) -> NDArray[Any]:
     array: NDArray[Any] = np.array(value, dtype=dtype)
     if array.shape != shape:
         raise HamnetError(f"{name} must have shape {shape}, got {array.shape}")
