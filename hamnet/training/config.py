@@ -1,0 +1,140 @@
+"""Settings of a training run: a TOML file, and ``--set section.key=value`` on top of it."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from hamnet.errors import HamnetError
+from hamnet.validation import Section, validate
+
+
+class DataConfig(Section):
+    """Which records are used for what."""
+
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Train, validation, test; unused where the file carries its own split."""
+    split_seed: int = 0
+
+
+class TargetConfig(Section):
+    """What the network predicts."""
+
+    reference: Literal["none", "sap", "minao"] = "none"
+    """Reference Hamiltonian that is subtracted: the target is H, or H - H0."""
+
+
+class ModelConfig(Section):
+    """Size of the network."""
+
+    cutoff: float = Field(default=8.0, gt=0)
+    """Angstrom."""
+    l_max: int = Field(default=4, ge=0)
+    layers: int = Field(default=2, ge=1)
+    channels: int = Field(default=64, ge=1)
+
+
+class OptimiserConfig(Section):
+    """AdamW with warm-up and a cosine."""
+
+    learning_rate: float = Field(default=5e-3, gt=0)
+    weight_decay: float = Field(default=1e-5, ge=0)
+
+
+class TrainingConfig(Section):
+    """How long and how."""
+
+    max_minutes: float = Field(default=10.0, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    seed: int = 0
+    precision: Literal["float32", "float64"] = "float32"
+
+
+class ReadoutConfig(Section):
+    """The exact solution of the last linear map."""
+
+    solve: bool = True
+
+
+class TrainConfig(Section):
+    """All settings of a training run; every key has a default."""
+
+    data: DataConfig = DataConfig()
+    target: TargetConfig = TargetConfig()
+    model: ModelConfig = ModelConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    training: TrainingConfig = TrainingConfig()
+    readout: ReadoutConfig = ReadoutConfig()
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Return the settings of a file with overrides applied.
+
+    Args:
+        path: TOML file; None for the defaults.
+        overrides: ``section.key=value``, the value written as in TOML; the last one wins.
+
+    Raises:
+        HamnetError: the file cannot be read, or any key or value is wrong: all of them are listed.
+    """
+    tables = _read_toml(path) if path else {}
+    source = str(path) if path else "settings"
+    for text in overrides:
+        _override(tables, text)
+    if path and overrides:
+        source += " and --set"
+    elif overrides:
+        source = "--set"
+    return validate(TrainConfig, tables, source)
+
+
+def to_toml(config: TrainConfig) -> str:
+    """Return the settings as TOML, every key written out; `load_config` reads it back."""
+    lines: list[str] = []
+    for section, table in config.model_dump(mode="json", exclude_none=True).items():
+        lines += [f"[{section}]", *(f"{k} = {_toml_value(v)}" for k, v in table.items()), ""]
+    return "\n".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    """Return a scalar or a list in TOML; it is JSON there, in all that a setting can hold."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HamnetError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise HamnetError(f"{path}: not valid TOML ({error})") from None
+
+
+def _override(tables: dict[str, Any], text: str) -> None:
+    """Put ``a.b=value`` into nested tables.
+
+    Raises:
+        HamnetError: not of that form, or ``a`` holds a plain value already.
+    """
+    name, equals, value = text.partition("=")
+    *path, key = [part.strip() for part in name.split(".")]
+    if not equals or not key or not all(path):
+        raise HamnetError(f"--set {text}: expected section.key=value")
+    for part in path:
+        inner = tables.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise HamnetError(f"--set {text}: '{part}' is a value, not a section")
+        tables = inner
+    tables[key] = _parse(value.strip())
+
+
+def _parse(value: str) -> Any:
+    """Return a value written as in TOML; text that is no TOML value stands for itself."""
+    try:
+        parsed: Mapping[str, Any] = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return value
+    return parsed["value"] if set(parsed) == {"value"} else value
