@@ -1,0 +1,303 @@
+"""Molecules, overlaps and reference Hamiltonians by PySCF, in hamnet's orbital order.
+
+Only this module, `hamnet.interop.pyscf` and the dataset builders import PySCF.
+"""
+
+import hashlib
+import warnings
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+from pyscf import gto
+from pyscf.dft import libxc, rks
+from pyscf.gto import basis as pyscf_basis
+from pyscf.lib.exceptions import BasisNotFoundError
+from pyscf.scf import hf
+
+from hamnet.basis import OrbitalBasis, to_hamnet_order
+from hamnet.blocks import HamiltonianBlocks, from_dense, molecule_layout
+from hamnet.errors import HamnetError
+from hamnet.registry import did_you_mean, look_up
+from hamnet.structure import FloatArray, Structure, atomic_number, symbol
+
+LAST_ALL_ELECTRON_DEF2 = 36
+"""Beyond krypton the def2 bases hold valence shells only and need their core potential."""
+
+_SAP_FIT = "sapgrasplarge"
+
+
+class KohnShamLevel(Protocol):
+    """What a reference Hamiltonian needs to know of the level of theory."""
+
+    @property
+    def xc(self) -> str:
+        """Functional in PySCF's notation."""
+
+    @property
+    def basis(self) -> str:
+        """Basis set in PySCF's notation."""
+
+    @property
+    def grid_level(self) -> int:
+        """PySCF's quadrature grid level."""
+
+
+def basis_name(name: str) -> str:
+    """Return the usual spelling of a basis set (``def2svp`` becomes ``def2-svp``).
+
+    Raises:
+        HamnetError: PySCF knows no such basis; the message suggests the closest name.
+    """
+    known = _known_bases()
+    key = pyscf_basis._format_basis_name(name)
+    if key not in known:
+        raise HamnetError(f"unknown basis '{name}'{did_you_mean(name.lower(), known.values())}")
+    return known[key]
+
+
+@cache
+def _known_bases() -> dict[str, str]:
+    names = {}
+    for key, files in pyscf_basis.ALIAS.items():
+        stem = files.removesuffix(".dat").lower() if isinstance(files, str) else key
+        names[key] = stem if pyscf_basis._format_basis_name(stem) == key else key
+    return names
+
+
+def xc_components(xc: str) -> tuple[tuple[float, float, float], tuple[tuple[int, float], ...]]:
+    """Return ``(full-range exchange, long-range exchange, omega), ((libxc id, weight), ...)``.
+
+    Raises:
+        HamnetError: libxc knows no such functional; the message suggests the closest name.
+    """
+    try:
+        exchange, parts = libxc.parse_xc(xc)
+    except (KeyError, ValueError, IndexError) as error:
+        known = {name.lower() for name in (*libxc.XC_ALIAS, *libxc.XC_CODES)}
+        raise HamnetError(f"unknown functional '{xc}'{_suggest_xc(xc.lower(), known)}") from error
+    full, long_range, omega = (float(x) for x in exchange)
+    return (full, long_range, omega), tuple((int(i), float(w)) for i, w in parts)
+
+
+def _suggest_xc(xc: str, known: set[str]) -> str:
+    hint = did_you_mean(xc, known)
+    return hint if "did you mean" in hint else "; PySCF's documentation of pyscf.dft lists them"
+
+
+def to_mole(structure: Structure, basis: str, *, verbose: int = 0) -> gto.Mole:
+    """Build the PySCF molecule, with the core potential where the basis needs one.
+
+    Args:
+        structure: a molecule, Angstrom.
+        basis: name of the basis set.
+        verbose: PySCF's level of printing.
+
+    Raises:
+        HamnetError: a crystal; unknown basis; an element that the basis does not hold; charge and
+            spin that do not fit the number of electrons.
+    """
+    if structure.is_periodic:
+        raise HamnetError(
+            "the structure is periodic, but labels of crystals are not supported yet; "
+            "set pbc to False if it is a molecule in a box"
+        )
+    check_electrons(structure)
+    name = basis_name(basis)
+    symbols = [symbol(int(z)) for z in structure.numbers]
+    parts = {s: _element_basis(name, s) for s in set(symbols)}
+    mole = gto.Mole(
+        atom=list(zip(symbols, structure.positions.tolist(), strict=True)),
+        unit="Angstrom",
+        basis={s: shells for s, (shells, _) in parts.items()},
+        ecp={s: ecp for s, (_, ecp) in parts.items() if ecp is not None},
+        charge=structure.charge,
+        spin=structure.spin,
+        verbose=verbose,
+    )
+    mole.build(dump_input=False, parse_arg=False)
+    return mole
+
+
+def check_electrons(structure: Structure) -> None:
+    """Check that charge and spin fit the number of electrons.
+
+    With an odd number of electrons and ``spin = 0`` an SCF runs restricted and never converges.
+
+    Raises:
+        HamnetError: no electrons, or a number of electrons of the other parity than the spin.
+    """
+    n, charge, spin = structure.n_electrons, structure.charge, structure.spin
+    state = f"{structure.formula} with charge {charge} has {n} electrons"
+    if n <= 0 or spin < 0 or spin > n:
+        raise HamnetError(f"{state}, which does not allow spin {spin} (unpaired electrons)")
+    if (n - spin) % 2:
+        parity = "odd" if n % 2 else "even"
+        raise HamnetError(
+            f"{state}, an {parity} number, which does not fit spin {spin} (unpaired electrons): "
+            "set charge and spin of this frame, for instance 'charge=1 spin=0' in the comment "
+            "line of an extended xyz file"
+        )
+
+
+@cache
+def _element_basis(name: str, element: str) -> tuple[Any, Any]:
+    """Return shells and core potential (or None) of one element, in PySCF's internal format."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PySCF advertises a package for every unknown basis
+        try:
+            shells = pyscf_basis.load(name, element)
+        except (BasisNotFoundError, KeyError) as error:
+            raise HamnetError(f"the basis '{name}' does not hold the element {element}") from error
+        try:
+            ecp = pyscf_basis.load_ecp(name, element) or None
+        except (BasisNotFoundError, KeyError):
+            ecp = None
+    needs_ecp = name.startswith("def2") and atomic_number(element) > LAST_ALL_ELECTRON_DEF2
+    if needs_ecp and ecp is None:
+        raise HamnetError(
+            f"the basis '{name}' holds only valence shells of {element}, and PySCF has no core "
+            "potential for it"
+        )
+    return shells, ecp
+
+
+def basis_of(mole: gto.Mole, name: str = "") -> OrbitalBasis:
+    """Read the basis from the molecule itself, shell by shell, contraction by contraction.
+
+    Args:
+        mole: a built PySCF molecule.
+        name: name of the basis; the molecule's own by default.
+
+    Raises:
+        HamnetError: Cartesian functions; ghost atoms; two atoms of one element with two bases.
+    """
+    if mole.cart:
+        raise HamnetError("Cartesian basis functions are not supported: build with cart=False")
+    if not name:
+        name = mole.basis if isinstance(mole.basis, str) else "custom"
+    found: dict[int, tuple[tuple[int, ...], str]] = {}
+    for atom in range(mole.natm):
+        label = mole.atom_symbol(atom)
+        if gto.is_ghost_atom(label):
+            raise HamnetError(f"atom {atom} ({label}) is a ghost atom, which is not supported")
+        z = int(gto.charge(mole.atom_pure_symbol(atom)))
+        one = _shells_of(mole, atom)
+        if found.setdefault(z, one) != one:
+            raise HamnetError(
+                f"atom {atom} ({label}) has another basis than other atoms of its element"
+            )
+    ordered = sorted(found.items())
+    return OrbitalBasis(
+        name, {z: ls for z, (ls, _) in ordered}, {z: mark for z, (_, mark) in ordered}
+    )
+
+
+def _shells_of(mole: gto.Mole, atom: int) -> tuple[tuple[int, ...], str]:
+    ls: list[int] = []
+    digest = hashlib.sha256()
+    for shell in mole.atom_shell_ids(atom):
+        l, exps, coefs = mole.bas_angular(shell), mole.bas_exp(shell), mole.bas_ctr_coeff(shell)
+        ls += [int(l)] * int(mole.bas_nctr(shell))
+        for numbers in (exps, coefs):  # ten digits: normalisation differs in the last ones
+            digest.update(f"{l}:{','.join(f'{x:.9e}' for x in np.ravel(numbers))};".encode())
+    ecp = mole._ecp.get(mole.atom_symbol(atom), mole._ecp.get(mole.atom_pure_symbol(atom)))
+    digest.update(repr(ecp).encode())
+    return tuple(ls), digest.hexdigest()[:16]
+
+
+def basis_for(structure: Structure, basis: str) -> OrbitalBasis:
+    """Return the basis of the elements of a structure; see `to_mole` for the errors."""
+    return basis_of(to_mole(structure, basis), basis_name(basis))
+
+
+def to_blocks(matrix: FloatArray, basis: OrbitalBasis, structure: Structure) -> HamiltonianBlocks:
+    """Cut a molecule's matrix ``[..., n, n]`` in PySCF's orbital order into hamnet's blocks."""
+    layout = molecule_layout(basis.atom_offsets(structure.numbers))
+    ordered = to_hamnet_order(np.asarray(matrix), basis, structure.numbers, "pyscf")
+    return from_dense(ordered, layout)
+
+
+def overlap(structure: Structure, basis: OrbitalBasis) -> HamiltonianBlocks:
+    """Return the overlap matrix; it is computed, never learnt.
+
+    Raises:
+        HamnetError: see `to_mole`; also a basis that this PySCF defines in another way.
+    """
+    mole = to_mole(structure, basis.name)
+    check_fingerprint(basis, basis_of(mole, basis.name))
+    return to_blocks(mole.intor_symmetric("int1e_ovlp"), basis, structure)
+
+
+def check_fingerprint(expected: OrbitalBasis, here: OrbitalBasis) -> None:
+    """Check that PySCF's definition of each element is the expected one.
+
+    Raises:
+        HamnetError: an element is absent from ``expected`` or defined in another way.
+    """
+    for z, mark in here.fingerprints.items():
+        expected.of(z)
+        if expected.fingerprints[z] != mark:
+            raise HamnetError(
+                f"the basis '{expected.name}' of {symbol(z)} is defined differently by this PySCF "
+                f"({mark}) than it was for the labels ({expected.fingerprints[z]}): use the PySCF "
+                "version with which the labels were made"
+            )
+
+
+def reference_hamiltonian(
+    structure: Structure, level: KohnShamLevel, kind: str, basis: OrbitalBasis | None = None
+) -> HamiltonianBlocks:
+    """Return the reference H0 that a model may add to what it has learnt.
+
+    Args:
+        structure: a molecule.
+        level: functional, basis and quadrature grid.
+        kind: ``minao``, the Fock matrix of the guess density, or ``sap``, the kinetic energy plus
+            the superposition of atomic potentials (no quadrature, a fortieth of the cost).
+        basis: if given, PySCF's definition of the basis is checked against it.
+
+    Raises:
+        HamnetError: unknown kind; see also `to_mole`.
+    """
+    make = look_up("reference Hamiltonian", kind, {"minao": _minao_fock, "sap": sap_hamiltonian})
+    mole = to_mole(structure, level.basis)
+    here = basis_of(mole, basis_name(level.basis))
+    if basis is not None:
+        check_fingerprint(basis, here)
+    return to_blocks(make(mole, level), here, structure)
+
+
+def _minao_fock(mole: gto.Mole, level: KohnShamLevel) -> FloatArray:
+    mf = rks.RKS(mole, xc=level.xc)  # of the total density, whatever the spin
+    mf.grids.level = level.grid_level
+    density = hf.init_guess_by_minao(mole)
+    return np.asarray(mf.get_hcore() + mf.get_veff(mole, density))
+
+
+def sap_hamiltonian(mole: gto.Mole, level: KohnShamLevel | None = None) -> FloatArray:
+    """Return kinetic energy + superposition of atomic potentials, PySCF's order, ``[n, n]``.
+
+    Gaussian fits of the potentials (Lehtola, Visscher, Engel, doi:10.1063/5.0004046): analytic
+    integrals, so that no grid breaks the symmetry. ``level`` is not needed.
+
+    Raises:
+        HamnetError: an atom has an effective core potential; the fits are for all electrons.
+    """
+    if mole.has_ecp():
+        names = ", ".join(sorted(mole._ecp))
+        raise HamnetError(
+            f"the reference 'sap' is for all electrons, but the basis gives {names} an effective "
+            "core potential: use the reference 'minao' alone"
+        )
+    fit = {s: _sap_fit(s) for s in {mole.atom_symbol(i) for i in range(mole.natm)}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.asarray(hf.get_hcore(mole) + hf.make_sap(mole, fit))
+
+
+@cache
+def _sap_fit(element: str) -> FloatArray:
+    loaded = pyscf_basis.load(_SAP_FIT, element)
+    shells = loaded[element] if isinstance(loaded, dict) else loaded
+    return np.asarray(shells[0][1:], dtype=float)

@@ -1,0 +1,1 @@
+"""Bridges to other programs and file formats, one module each."""
