@@ -1,0 +1,118 @@
+"""An evaluation as files: ``metrics.json``, ``per_frame.csv``, ``per_block.csv``."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hamnet.evaluation.evaluate import Evaluation
+from hamnet.metrics import METRICS
+
+FORMAT = "hamnet-metrics"
+FORMAT_VERSION = 1
+
+_FRONTIER = ("homo_ev", "homo_ref_ev", "lumo_ev", "lumo_ref_ev", "gap_ev", "gap_ref_ev")
+
+
+def write_tables(
+    evaluation: Evaluation, out_dir: Path, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the three files into a folder, and return what is in ``metrics.json``.
+
+    Args:
+        evaluation: the results.
+        out_dir: the folder; made if absent.
+        provenance: model, data, split, versions: whatever a reader must know, JSON-ready.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    metrics = metrics_json(evaluation, provenance)
+    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(out_dir / "metrics.json", text)
+    _write_csv(out_dir / "per_frame.csv", FRAME_COLUMNS, _frame_rows(evaluation))
+    _write_csv(out_dir / "per_block.csv", BLOCK_COLUMNS, _block_rows(evaluation))
+    return metrics
+
+
+def metrics_json(evaluation: Evaluation, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the summary; a number that does not exist is None."""
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "n_frames": len(evaluation.frames),
+        "n_failed": evaluation.n_failed,
+        "metrics": {name: _or_none(value) for name, value in evaluation.metrics.items()},
+        "provenance": dict(provenance),
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file; whoever reads it finds the old one or the whole new one."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+FRAME_COLUMNS = (
+    "frame",
+    "id",
+    "group",
+    "origin",
+    "formula",
+    "n_atoms",
+    "n_electrons",
+    *METRICS,
+    *_FRONTIER,
+    "warnings",
+    "error",
+)
+BLOCK_COLUMNS = ("elements", "first_shell", "second_shell", "count", "h_mae_uha", "h_max_uha")
+
+
+def _frame_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
+    for frame in evaluation.frames:
+        yield (
+            frame.index,
+            frame.record_id,
+            frame.group,
+            frame.origin,
+            frame.formula,
+            frame.n_atoms,
+            frame.n_electrons,
+            *(_number(frame.metrics.get(name)) for name in METRICS),
+            *(_number(frame.frontier_ev.get(name)) for name in _FRONTIER),
+            "; ".join(frame.warnings),
+            frame.error,
+        )
+
+
+def _block_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
+    for block in evaluation.blocks:
+        yield (
+            block.elements,
+            block.first.name,
+            block.second.name,
+            block.count,
+            _number(block.mae_uha),
+            _number(block.max_uha),
+        )
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    os.replace(partial, path)
+
+
+def _number(value: float | None) -> str:
+    """Return seven digits, or nothing where there is no number."""
+    return "" if value is None or not math.isfinite(value) else f"{value:.7g}"
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
