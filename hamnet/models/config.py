@@ -1,0 +1,38 @@
+"""Size and parts of a network."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from hamnet.validation import Section
+
+
+class ModelConfig(Section):
+    """Size and parts of the network."""
+
+    name: Literal["so2"] = "so2"
+    """Name in the registry `hamnet.models.MODELS`."""
+    l_max: int | None = Field(default=None, ge=0, le=5)
+    """Largest degree of the features; None: twice the basis's largest angular momentum."""
+    channels: int = Field(default=64, ge=1)
+    """Natural channels of an atom and of a pair."""
+    pseudo_channels: int = Field(default=16, ge=0)
+    """Channels of the other parity, (-1)^(l+1)."""
+    layers: int = Field(default=2, ge=0)
+    """Message-passing layers."""
+    pair_layers: int = Field(default=2, ge=1)
+    """Layers on the pairs' own features."""
+    message_cutoff: float = Field(default=8.0, gt=0)
+    """Pairs closer than this exchange messages, Angstrom."""
+    pair_cutoff: float = Field(default=12.0, gt=0)
+    """Pairs closer than this have a block; it falls smoothly to zero there, Angstrom."""
+    n_radial: int = Field(default=32, ge=2)
+    """Gaussians on the distance."""
+    radial_hidden: int = Field(default=64, ge=1)
+    """Width of the radial networks."""
+    tracegrad: Literal["none", "nodes", "pairs", "both"] = "both"
+    """Where induced features are added and label invariants supervised."""
+    tracegrad_rank: int = Field(default=16, ge=1)
+    """Invariants made of each group of components."""
+    tracegrad_hidden: int = Field(default=64, ge=1)
+    """Width of the invariant encoder, and number of its invariants."""

@@ -1,0 +1,265 @@
+"""The network: geometry -> features of atoms and pairs -> standardised irreps of every block."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hamnet.errors import HamnetError
+from hamnet.graph import NeighbourGraph
+from hamnet.irreps import BlockIrreps, BlockType
+from hamnet.models.config import ModelConfig
+from hamnet.nn.frames import PairFrames
+from hamnet.nn.node import FeedForward, RMSNorm, degree_of_row
+from hamnet.nn.radial import PairEmbedding, envelope
+from hamnet.nn.readout import BlockFeatures, LinearReadout, block_rows, block_types
+from hamnet.nn.so2 import SO2Convolution
+from hamnet.nn.tracegrad import (
+    TraceGrad,
+    join_node,
+    join_pair,
+    node_groups,
+    pair_groups,
+    split_node,
+    split_pair,
+)
+from hamnet.so3.layout import SO2Layout
+from hamnet.so3.rotation import EdgeFrame
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkOutput:
+    """What the network gives for a batch.
+
+    Attributes:
+        irreps: standardised, ``(n_rows, n_numbers)`` of each block type.
+        traces: predicted standardised label invariants ``(n_rows, n_irreps)`` of each block type;
+            empty without TraceGrad.
+        envelope: factor of each pair's block, ``(P,)``.
+        distance: of each pair, Angstrom, ``(P,)``.
+    """
+
+    irreps: dict[BlockType, Tensor]
+    traces: dict[BlockType, Tensor]
+    envelope: Tensor
+    distance: Tensor
+
+
+class MessageLayer(nn.Module):
+    """Residual message passing (SO(2) convolution) and feed-forward, each with a norm before it.
+
+    Args:
+        config: sizes.
+        l_max: largest degree.
+        n_invariants: size of the pair embedding.
+    """
+
+    def __init__(self, config: ModelConfig, l_max: int, n_invariants: int) -> None:
+        super().__init__()
+        self.channels = c = (config.channels, config.pseudo_channels)
+        both = (2 * c[0], 2 * c[1])
+        self.norm_message = RMSNorm(degree_of_row(l_max), sum(c))
+        self.convolution = SO2Convolution(l_max, both, c, c, n_invariants, config.radial_hidden)
+        self.norm_feed = RMSNorm(degree_of_row(l_max), sum(c))
+        self.feed = FeedForward(l_max, c, widen=2)
+
+    def forward(self, x: Tensor, frames: PairFrames, invariants: Tensor, weight: Tensor) -> Tensor:
+        """Update node features ``(A, K, C)``.
+
+        Args:
+            x: node features, laboratory rows.
+            frames: frames of the E pairs that carry messages.
+            invariants: embedding of both directions, ``(2E, n_invariants)``.
+            weight: envelope and normalisation of both directions, ``(2E, 1, 1)``.
+        """
+        edges = frames.gather(self.norm_message(x), self.channels[0])
+        messages = self.convolution(edges, invariants) * weight
+        x = x + frames.scatter(messages, self.channels[0], len(x))
+        y: Tensor = x + self.feed(self.norm_feed(x))
+        return y
+
+
+class PairLayer(nn.Module):
+    """Update of the pairs' own features, which stay in their frames.
+
+    Args:
+        config: sizes.
+        l_max: largest degree.
+        n_invariants: size of the pair embedding.
+        first: there are no pair features yet.
+    """
+
+    def __init__(self, config: ModelConfig, l_max: int, n_invariants: int, first: bool) -> None:
+        super().__init__()
+        self.channels = c = (config.channels, config.pseudo_channels)
+        n_parts = 2 if first else 3
+        self.norm_node = RMSNorm(degree_of_row(l_max), sum(c))
+        self.norm_pair = None if first else RMSNorm(SO2Layout(l_max).degree_of_row, sum(c))
+        self.convolution = SO2Convolution(
+            l_max, (n_parts * c[0], n_parts * c[1]), c, c, n_invariants, config.radial_hidden
+        )
+
+    def forward(
+        self, x: Tensor, pairs: Tensor | None, frames: PairFrames, invariants: Tensor
+    ) -> Tensor:
+        """Return new pair features ``(2P, K, C)`` in edge rows; `pairs` is None in the first."""
+        ends = frames.gather(self.norm_node(x), self.channels[0])
+        if pairs is None or self.norm_pair is None:
+            y: Tensor = self.convolution(ends, invariants)
+            return y
+        n = self.channels[0]
+        own = self.norm_pair(pairs)
+        joined = torch.cat([ends[..., : 2 * n], own[..., :n], ends[..., 2 * n :], own[..., n:]], -1)
+        update: Tensor = self.convolution(joined, invariants)
+        return pairs + update
+
+
+class SO2Network(nn.Module):
+    """SO(2) backbone with TraceGrad and a linear readout.
+
+    Node features pass through message layers; pair features are made from both ends, in the pair's
+    frame and in both directions, and are rotated out once, as combinations that are even and odd
+    under exchange of the ends.
+
+    Args:
+        config: sizes and parts.
+        tables: irreps of every block type of the training data.
+        n_neighbours: mean number of messages that an atom receives in the training data.
+
+    Raises:
+        HamnetError: ``l_max`` is too small for the basis.
+    """
+
+    def __init__(
+        self, config: ModelConfig, tables: Sequence[BlockIrreps], n_neighbours: float
+    ) -> None:
+        super().__init__()
+        needed = max(c.l for t in tables for c in t.classes)
+        l_max = needed if config.l_max is None else config.l_max
+        if l_max < needed:
+            raise HamnetError(
+                f"model.l_max = {l_max} is too small: the basis has shells whose products reach "
+                f"l = {needed}; leave model.l_max out to have it set"
+            )
+        self.config, self.l_max = config, l_max
+        self.channels = c = (config.channels, config.pseudo_channels)
+        self.message_weight = 1 / math.sqrt(max(n_neighbours, 1.0))
+        elements = tuple(sorted(t.type.z_i for t in tables if t.type.on_site))
+        element_size = 16
+        cutoffs = (config.message_cutoff, config.pair_cutoff)
+        embeddings = [
+            PairEmbedding(elements, cutoff, config.n_radial, element_size) for cutoff in cutoffs
+        ]
+        self.message_embedding, self.pair_embedding = embeddings
+        n_invariants = embeddings[0].size
+        self.frame = EdgeFrame(l_max)
+        self.element = nn.Embedding(len(elements), c[0])
+        self.degree_embedding = nn.Sequential(
+            nn.Linear(n_invariants, config.radial_hidden),
+            nn.SiLU(),
+            nn.Linear(config.radial_hidden, (l_max + 1) * c[0]),
+        )
+        self.message_layers = nn.ModuleList(
+            MessageLayer(config, l_max, n_invariants) for _ in range(config.layers)
+        )
+        self.pair_layers = nn.ModuleList(
+            PairLayer(config, l_max, n_invariants, first=k == 0) for k in range(config.pair_layers)
+        )
+        sizes = (config.tracegrad_rank, config.tracegrad_hidden, config.tracegrad_hidden)
+        on_nodes = config.tracegrad in ("nodes", "both")
+        on_pairs = config.tracegrad in ("pairs", "both")
+        self.node_tracegrad = TraceGrad(node_groups(l_max, c), *sizes) if on_nodes else None
+        self.pair_tracegrad = TraceGrad(pair_groups(l_max, c), *sizes) if on_pairs else None
+        self.trace_decoder = nn.ModuleDict(
+            {
+                t.type.key: nn.Linear(config.tracegrad_hidden, t.n_irreps)
+                for t in tables
+                if (on_nodes if t.type.on_site else on_pairs)
+            }
+        )
+        self.node_norm = RMSNorm(degree_of_row(l_max), sum(c))
+        self.pair_norm = RMSNorm(SO2Layout(l_max).degree_of_row, sum(c))
+        self.readout = LinearReadout(tables, c, c)
+
+    def features(self, graph: NeighbourGraph) -> tuple[BlockFeatures, dict[BlockType, Tensor]]:
+        """Return the features of all blocks, and the predicted label invariants."""
+        # 1. frames of all pairs; those within the message cutoff are shared with the messages
+        vectors = graph.pair_vectors()
+        distance = vectors.norm(dim=1)
+        natural, pseudo = self.frame(vectors / distance[:, None])
+        flips = self.frame.flip_natural[:, None], self.frame.flip_pseudo[:, None]
+        frames = PairFrames(natural, pseudo, *flips, graph.pairs)
+        # 2. atoms: element, neighbourhood, messages
+        x = self._atoms(graph, frames.select(graph.edges), distance[graph.edges])
+        traces: dict[BlockType, Tensor] = {}
+        types = block_types(graph)
+        if self.node_tracegrad is not None:
+            z, groups = self.node_tracegrad(split_node(x, self.l_max, self.channels))
+            x = join_node(groups, self.l_max)
+            traces |= self._decode(z, graph, [t for t in types if t.on_site])
+        # 3. pairs, in both directions
+        invariants = self._embed(self.pair_embedding, graph, graph.pairs, distance)
+        pairs: Tensor | None = None
+        for layer in self.pair_layers:
+            pairs = layer(x, pairs, frames, invariants)
+        assert pairs is not None
+        if self.pair_tracegrad is not None:
+            z, groups = self.pair_tracegrad(split_pair(pairs, self.l_max, self.channels))
+            pairs = join_pair(groups, self.l_max, self.channels)
+            z_both = sum(z.chunk(2, dim=0), start=torch.zeros_like(z[: len(distance)]))
+            traces |= self._decode(z_both, graph, [t for t in types if not t.on_site])
+        # 4. out of the frames, even and odd under exchange
+        features = BlockFeatures(
+            self.node_norm(x),
+            self._exchange(self.pair_norm(pairs), frames),
+            envelope(distance, self.config.pair_cutoff),
+            self.channels[0],
+            2 * self.channels[0],
+        )
+        return features, traces
+
+    def forward(self, graph: NeighbourGraph) -> NetworkOutput:
+        """Return the standardised irreps of all blocks of a batch."""
+        features, traces = self.features(graph)
+        distance = graph.pair_vectors().norm(dim=1)
+        return NetworkOutput(self.readout(features, graph), traces, features.envelope, distance)
+
+    def _atoms(self, graph: NeighbourGraph, frames: PairFrames, distance: Tensor) -> Tensor:
+        n_rows, n = (self.l_max + 1) ** 2, self.l_max + 1
+        x = distance.new_zeros(len(graph.numbers), n_rows, sum(self.channels))
+        x[:, 0, : self.channels[0]] = self.element(self.message_embedding.index[graph.numbers])
+        invariants = self._embed(self.message_embedding, graph, frames.pairs, distance)
+        fade = envelope(distance, self.config.message_cutoff) * self.message_weight
+        weight = torch.cat([fade, fade])[:, None, None]
+        axial = self.degree_embedding(invariants).view(len(invariants), n, -1)
+        start = x.new_zeros(len(invariants), n_rows, sum(self.channels))
+        start[:, :n, : self.channels[0]] = axial
+        x = x + frames.scatter(start * weight, self.channels[0], len(x))
+        for layer in self.message_layers:
+            x = layer(x, frames, invariants, weight)
+        return x
+
+    def _embed(
+        self, embedding: nn.Module, graph: NeighbourGraph, pairs: Tensor, distance: Tensor
+    ) -> Tensor:
+        """Return the embedding of both directions, ``(2P, n_invariants)``."""
+        z_i, z_j = graph.numbers[pairs[0]], graph.numbers[pairs[1]]
+        both: Tensor = embedding(
+            torch.cat([distance, distance]), torch.cat([z_i, z_j]), torch.cat([z_j, z_i])
+        )
+        return both
+
+    def _decode(
+        self, z: Tensor, graph: NeighbourGraph, types: Sequence[BlockType]
+    ) -> dict[BlockType, Tensor]:
+        return {t: self.trace_decoder[t.key](z[block_rows(graph, t)]) for t in types}
+
+    def _exchange(self, pairs: Tensor, frames: PairFrames) -> Tensor:
+        """Return ``(P, K, 2C)``: natural even, natural odd, pseudo even, pseudo odd."""
+        n = self.channels[0]
+        forward, backward = frames.back(pairs, n)
+        plus, minus = (forward + backward) / math.sqrt(2), (forward - backward) / math.sqrt(2)
+        # the partner of a pseudo irrep comes with a minus sign (hamnet.irreps)
+        return torch.cat([plus[..., :n], minus[..., :n], minus[..., n:], plus[..., n:]], dim=-1)

@@ -1,0 +1,1 @@
+"""Layers, one algorithm a file."""

@@ -1,0 +1,53 @@
+"""What layers know of a distance."""
+
+import torch
+from e3nn.math import soft_one_hot_linspace
+from torch import Tensor, nn
+
+
+def envelope(distance: Tensor, cutoff: float, order: int = 6) -> Tensor:
+    """Return a polynomial that falls from 1 to 0 at the cutoff with two vanishing derivatives.
+
+    Gasteiger, Gross & Guennemann, arXiv 2003.03123, equation 8.
+    """
+    x = distance / cutoff
+    p = order
+    value = (
+        1
+        - (p + 1) * (p + 2) / 2 * x**p
+        + p * (p + 2) * x ** (p + 1)
+        - p * (p + 1) / 2 * x ** (p + 2)
+    )
+    return torch.where(x < 1, value, torch.zeros_like(value))
+
+
+class PairEmbedding(nn.Module):
+    """Invariant description of a directed pair: Gaussians of the distance and both elements.
+
+    Args:
+        elements: atomic numbers that the model knows.
+        cutoff: Angstrom; the Gaussians span ``[0, cutoff]``.
+        n_radial: number of Gaussians.
+        n_element: size of an element's embedding.
+    """
+
+    index: Tensor
+
+    def __init__(
+        self, elements: tuple[int, ...], cutoff: float, n_radial: int, n_element: int
+    ) -> None:
+        super().__init__()
+        self.cutoff, self.n_radial = cutoff, n_radial
+        index = torch.zeros(max(elements) + 1, dtype=torch.int64)
+        index[list(elements)] = torch.arange(len(elements))
+        self.register_buffer("index", index, persistent=False)
+        self.element = nn.Embedding(len(elements), n_element)
+        self.size = n_radial + 2 * n_element
+
+    def forward(self, distance: Tensor, z_target: Tensor, z_source: Tensor) -> Tensor:
+        """Return ``(E, size)`` for distances ``(E,)`` and the elements of both ends ``(E,)``."""
+        radial = soft_one_hot_linspace(
+            distance, 0.0, self.cutoff, self.n_radial, basis="gaussian", cutoff=False
+        )
+        ends = [self.element(self.index[z]) for z in (z_target, z_source)]
+        return torch.cat([radial, *ends], dim=-1)

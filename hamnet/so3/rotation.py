@@ -1,0 +1,96 @@
+"""Rotation into the edge frame, without angles.
+
+The half turn about the bisector ``n = (r + z)/|r + z|`` takes the edge direction r to the polar
+axis z and is its own inverse. The matrix of a half turn is linear in the harmonics of its axis,
+
+    D^l(n)[m, m'] = sum_{k even <= 2l} c^l_k sum_q w3j(l, l, k)[m, m', q] Y_kq(n),
+    c^l_k = sqrt(2k+1) sum_m (-1)^m w3j(l, l, k)[m, m, 0],
+
+(project D^l(z) = diag((-1)^m) on the coupled basis), so that all degrees are one matrix product of
+even harmonics with a constant: no trigonometry, and nothing special at the poles. Where r.z < 0 the
+bisector of r and -z is used, followed by the half turn about x, which is a diagonal of signs. The
+choice between the two charts is a rotation about the edge, which no SO(2)-equivariant layer sees.
+"""
+
+import math
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from hamnet.so3.layout import SO2Layout
+
+
+def real_harmonics(degrees: list[int], vectors: Tensor) -> Tensor:
+    """Return real spherical harmonics ``m = -l..l`` of unit vectors ``(..., 3)`` for each degree.
+
+    'Component' normalisation: ``Y_l0(z) = sqrt(2l+1)``.
+    """
+    harmonics: Tensor = o3.spherical_harmonics(
+        degrees, vectors[..., [1, 2, 0]], normalize=False, normalization="component"
+    )
+    return harmonics
+
+
+def half_turn_coefficients(l: int) -> Tensor:
+    """Return the constant ``[sum_k (2k+1), 2l+1, 2l+1]`` that takes even harmonics to D^l."""
+    parts = []
+    for k in range(0, 2 * l + 1, 2):
+        w = o3.wigner_3j(l, l, k, dtype=torch.float64)  # (2l+1, 2l+1, 2k+1)
+        sign = torch.tensor([(-1.0) ** m for m in range(-l, l + 1)], dtype=torch.float64)
+        c = math.sqrt(2 * k + 1) * torch.dot(sign, w[:, :, k].diagonal())
+        parts.append(c * w.permute(2, 0, 1))
+    return torch.cat(parts)
+
+
+class EdgeFrame(nn.Module):
+    """Build the matrices that rotate features into the frames of given edges.
+
+    Args:
+        l_max: largest degree.
+    """
+
+    coefficients: Tensor
+    flip_natural: Tensor
+    flip_pseudo: Tensor
+
+    def __init__(self, l_max: int) -> None:
+        super().__init__()
+        self.layout = layout = SO2Layout(l_max)
+        self._degrees = list(range(0, 2 * l_max + 1, 2))
+        full = torch.zeros(
+            sum(2 * k + 1 for k in self._degrees), layout.n_rows, layout.n_rows, dtype=torch.float64
+        )
+        for l in range(l_max + 1):
+            part = half_turn_coefficients(l)
+            full[: len(part), l * l : (l + 1) ** 2, l * l : (l + 1) ** 2] = part
+        matrices, flips = [], []
+        for rows, signs in (layout.natural, layout.pseudo):
+            matrices.append(full[:, rows] * signs[None, :, None])
+            flips.append(layout.half_turn[rows])
+        # derived from l_max: not part of the state dictionary
+        self.register_buffer("coefficients", torch.stack(matrices, dim=1), persistent=False)
+        self.register_buffer("flip_natural", flips[0], persistent=False)
+        self.register_buffer("flip_pseudo", flips[1], persistent=False)
+
+    def forward(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rotations of natural and of pseudo features.
+
+        Args:
+            directions: unit vectors, ``(P, 3)``.
+
+        Returns:
+            Two orthogonal matrices a pair, ``(P, (L+1)^2, (L+1)^2)``, from laboratory rows to the
+            rows of `SO2Layout`. Their transposes rotate back.
+        """
+        upper = directions[:, 2:] >= 0  # (P, 1)
+        pole = directions.new_tensor([0.0, 0.0, 1.0])
+        axis = directions + torch.where(upper, pole, -pole)
+        axis = axis / axis.norm(dim=-1, keepdim=True)
+        harmonics = real_harmonics(self._degrees, axis)  # (P, n)
+        n, _, k, _ = self.coefficients.shape
+        both = (harmonics @ self.coefficients.reshape(n, -1)).view(-1, 2, k, k)
+        flips = torch.stack([self.flip_natural, self.flip_pseudo])[None, :, :, None]
+        both = both * torch.where(upper[:, None, None], torch.ones_like(flips), flips)
+        natural, pseudo = both.unbind(dim=1)
+        return natural, pseudo
