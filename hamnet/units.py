@@ -16,5 +16,5 @@ BOHR_TO_ANGSTROM = 0.52917721092
 MIN_DISTANCE_FRACTION = 0.6
 """Two atoms closer than this fraction of the sum of their covalent radii are refused."""
 
-OVERLAP_EIGENVALUE_CUT = 1e-7
-"""Directions of the overlap below this eigenvalue are projected out of the eigenproblem."""
+OVERLAP_EIGENVALUE_CUT = 1e-6
+"""Directions of the overlap below this eigenvalue are projected out of the eigenproblem, as in PySCF."""

@@ -1,0 +1,199 @@
+"""Work on many frames: one-thread worker processes by Dask, one writer, results as they come.
+
+A worker process stays alive from frame to frame (importing PySCF costs more than a small label) and
+runs one thread: two workers of one thread beat one worker of two. A worker that dies is replaced
+and its frame tried again; a frame that keeps killing workers comes back as an exception.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+from distributed import Client, LocalCluster, as_completed
+
+from hamnet.data.failure import Failure
+from hamnet.data.level import record_id
+from hamnet.data.writer import Writer
+from hamnet_datasets.labels import DEFAULT_REFERENCES, Outcome, Task, run_task
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+IN_FLIGHT_PER_WORKER = 4
+"""Enough to keep a worker busy, few enough to keep memory flat."""
+
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def default_workers() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_tasks(
+    function: Callable[[T], R], tasks: Iterable[T], *, n_workers: int = 0
+) -> Iterator[tuple[T, R | Exception]]:
+    """Yield ``(task, result)`` in the order in which results come.
+
+    Args:
+        function: a function of a module, so that it can be sent to other processes.
+        tasks: taken one by one; only a few are in flight at any time.
+        n_workers: worker processes; 0 works in this process, in order.
+
+    Yields:
+        The task with its result, or with the exception that it raised or its worker died of.
+    """
+    if n_workers == 0:
+        for task in tasks:
+            yield task, _call(function, task)
+        return
+    with (
+        LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            memory_limit=None,
+            env=_ONE_THREAD,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield from _stream(client, function, iter(tasks), IN_FLIGHT_PER_WORKER * n_workers)
+
+
+def _call(function: Callable[[T], R], task: T) -> R | Exception:
+    try:
+        return function(task)
+    except Exception as error:
+        return error
+
+
+def _stream(
+    client: Client, function: Callable[[T], R], tasks: Iterator[T], in_flight: int
+) -> Iterator[tuple[T, R | Exception]]:
+    running: dict[str, T] = {}
+    done = as_completed(with_results=True, raise_errors=False)
+
+    def submit_next() -> None:
+        for task in tasks:
+            future = client.submit(function, task, pure=False)
+            running[future.key] = task
+            done.add(future)
+            return
+
+    for _ in range(in_flight):
+        submit_next()
+    for future, result in done:
+        task = running.pop(future.key)
+        yield task, future.exception() if future.status == "error" else result
+        submit_next()
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        total: frames asked for.
+        labelled: new labels written.
+        known: frames that the file holds already, and repeated ones.
+        failed: frames without a label.
+        label_seconds: summed time of the new labels inside the workers.
+        started: start of the run, `time.monotonic`.
+        last_failure: the latest frame without a label.
+    """
+
+    total: int
+    labelled: int = 0
+    known: int = 0
+    failed: int = 0
+    label_seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    last_failure: Failure | None = None
+
+    @property
+    def done(self) -> int:
+        """Frames dealt with."""
+        return self.labelled + self.known + self.failed
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return time.monotonic() - self.started
+
+
+def label_frames(
+    frames: Sequence[Task | Failure],
+    writer: Writer,
+    *,
+    references: Sequence[str] = DEFAULT_REFERENCES,
+    n_workers: int = 0,
+    retry_failed: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Label frames into a writer; frames that it holds already are skipped.
+
+    Args:
+        frames: tasks, and frames that could not be read.
+        writer: receives every label the moment it is ready.
+        references: reference Hamiltonians to store.
+        n_workers: worker processes; 0 labels in this process.
+        retry_failed: try frames again that failed in an earlier run.
+        on_progress: called after every frame.
+
+    Raises:
+        HamnetError: the writer cannot write; what it has written is safe.
+    """
+    progress = Progress(total=len(frames))
+    tasks = list(_new_tasks(frames, writer, progress, retry_failed))
+    on_progress(progress)
+    function = partial(run_task, level=writer.level, references=tuple(references))
+    n_workers = min(n_workers, len(tasks))
+    for task, outcome in run_tasks(function, tasks, n_workers=n_workers):
+        _keep(outcome, task, writer, progress)
+        on_progress(progress)
+    return progress
+
+
+def _new_tasks(
+    frames: Iterable[Task | Failure], writer: Writer, progress: Progress, retry_failed: bool
+) -> Iterator[Task]:
+    failed_before = {f.id for f in writer.failures if f.id and f.stage != "worker"}
+    seen: set[str] = set()
+    for frame in frames:
+        if isinstance(frame, Failure):
+            _note_failure(frame, writer, progress)
+            continue
+        key = record_id(frame.structure, writer.level)
+        if key in writer.ids or key in seen:
+            progress.known += 1
+        elif key in failed_before and not retry_failed:
+            progress.failed += 1
+        else:
+            seen.add(key)
+            yield frame
+
+
+def _keep(outcome: Outcome | Exception, task: Task, writer: Writer, progress: Progress) -> None:
+    if isinstance(outcome, Exception):
+        reason = f"{type(outcome).__name__}: {outcome}"
+        key = record_id(task.structure, writer.level)
+        _note_failure(Failure(task.origin, "worker", reason, key), writer, progress)
+    elif isinstance(outcome.result, Failure):
+        _note_failure(outcome.result, writer, progress)
+    else:
+        record, basis = outcome.result
+        writer.append(record, basis, order=task.order)
+        progress.labelled += 1
+        progress.label_seconds += record.seconds
+
+
+def _note_failure(failure: Failure, writer: Writer, progress: Progress) -> None:
+    writer.fail(failure)
+    progress.failed += 1
+    progress.last_failure = failure

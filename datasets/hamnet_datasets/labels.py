@@ -1,0 +1,292 @@
+"""A label: one converged Kohn-Sham calculation, checked, in hamnet's orbital order."""
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyscf
+import scipy.linalg
+from pyscf import gto
+from pyscf.dft import rks, uks
+
+from hamnet.basis import OrbitalBasis
+from hamnet.blocks import molecule_layout
+from hamnet.data.failure import Failure
+from hamnet.data.level import LevelOfTheory, record_id
+from hamnet.data.record import REFERENCES, Record
+from hamnet.errors import HamnetError
+from hamnet.integrals import (
+    basis_name,
+    basis_of,
+    reference_hamiltonian,
+    sap_hamiltonian,
+    to_blocks,
+    to_mole,
+    xc_components,
+)
+from hamnet.registry import look_up
+from hamnet.structure import FloatArray, Structure, check_contacts
+from hamnet.units import OVERLAP_EIGENVALUE_CUT
+
+DEFAULT_REFERENCES = ("minao", "sap")
+MAX_ENERGY_RESIDUAL = 1e-9
+"""Largest allowed difference between stored energies and those of the stored H and S, Hartree."""
+
+
+class LabelError(HamnetError):
+    """A structure that gets no label.
+
+    Attributes:
+        stage: ``input``, ``scf`` or ``check``.
+        reason: one sentence for people.
+    """
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(reason)
+        self.stage = stage
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["LabelError"], tuple[str, str]]:
+        return LabelError, (self.stage, self.reason)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One frame to label.
+
+    Attributes:
+        structure: the geometry.
+        origin: file and frame, or recipe and frame.
+        group: trajectory or molecule.
+        order: position among the frames.
+    """
+
+    structure: Structure
+    origin: str = ""
+    group: str = ""
+    order: int = 0
+
+
+def resolve(level: LevelOfTheory) -> LevelOfTheory:
+    """Look up functional and basis, and note what this PySCF understands by their names.
+
+    Raises:
+        HamnetError: unknown functional or basis.
+    """
+    exchange, components = xc_components(level.xc)
+    return LevelOfTheory.model_validate(
+        {
+            **level.model_dump(),
+            "basis": basis_name(level.basis),
+            "xc_components": components,
+            "xc_exchange": exchange,
+            "pyscf_version": pyscf.__version__,
+        }
+    )
+
+
+def check_references(references: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the reference Hamiltonians to store, sorted, without ``none``.
+
+    Raises:
+        HamnetError: unknown name.
+    """
+    for name in references:
+        look_up("reference Hamiltonian", name, dict.fromkeys(REFERENCES))
+    return tuple(sorted(set(references) - {"none"}))
+
+
+def label(
+    structure: Structure,
+    level: LevelOfTheory,
+    *,
+    references: Sequence[str] = DEFAULT_REFERENCES,
+    origin: str = "",
+    group: str = "",
+) -> Record:
+    """Label one molecule: restricted Kohn-Sham if ``spin = 0``, unrestricted otherwise.
+
+    The stored H is the Fock matrix of the converged density, the energies are its eigenvalues.
+
+    Raises:
+        LabelError: bad geometry, electron count, basis or functional (stage ``input``); no
+            convergence (``scf``); numbers that contradict each other (``check``).
+    """
+    start = time.perf_counter()
+    level, mole, basis, wanted = _prepare(structure, level, references)
+    run = _converge(mole, level)
+    overlap = mole.intor_symmetric("int1e_ovlp")
+    reference: dict[str, FloatArray] = {}
+    if "sap" in wanted:
+        reference["sap"] = to_blocks(sap_hamiltonian(mole), basis, structure).entries
+    if "minao" in wanted:
+        if run.guess_fock is None:
+            reference["minao"] = reference_hamiltonian(structure, level, "minao").entries
+        else:
+            reference["minao"] = to_blocks(run.guess_fock, basis, structure).entries
+    record = Record(
+        id=record_id(structure, level),
+        structure=structure,
+        layout=molecule_layout(basis.atom_offsets(structure.numbers)),
+        hamiltonian=to_blocks(run.fock, basis, structure).entries,
+        overlap=to_blocks(overlap, basis, structure).entries,
+        references=reference,
+        orbital_energies=run.energies,
+        occupations=run.occupations,
+        group=group,
+        origin=origin,
+        energy=run.energy,
+        dipole=run.dipole,
+        scf_cycles=run.cycles,
+        seconds=time.perf_counter() - start,
+    )
+    check_energies(run.fock, overlap, run.energies)
+    return record
+
+
+def _prepare(
+    structure: Structure, level: LevelOfTheory, references: Sequence[str]
+) -> tuple[LevelOfTheory, gto.Mole, OrbitalBasis, tuple[str, ...]]:
+    try:
+        level = level if level.pyscf_version else resolve(level)
+        wanted = check_references(references)
+        check_contacts(structure)
+        mole = to_mole(structure, level.basis)
+        if "sap" in wanted and mole.has_ecp():
+            sap_hamiltonian(mole)  # says why there is none
+        return level, mole, basis_of(mole, level.basis), wanted
+    except HamnetError as error:
+        raise LabelError("input", str(error)) from error
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A converged calculation; matrices in PySCF's orbital order, first axis spin."""
+
+    fock: FloatArray  # (n_spin, n, n)
+    energies: FloatArray  # (n_spin, n_mo)
+    occupations: FloatArray  # (n_spin, n_mo)
+    energy: float
+    dipole: FloatArray
+    cycles: int
+    guess_fock: FloatArray | None  # (n, n), closed shells only
+
+
+@dataclass
+class _Hooks:
+    """Matrices picked up inside PySCF's SCF, which computes them anyway."""
+
+    guess_fock: FloatArray | None = None
+    fock: FloatArray | None = None
+    seen: list[float] = field(default_factory=list)
+
+    def before(self, env: dict[str, Any]) -> None:
+        self.guess_fock = np.asarray(env["h1e"] + env["vhf"])
+
+    def cycle(self, env: dict[str, Any]) -> None:
+        self.seen.append(float(env["norm_gorb"]))
+
+    def after(self, env: dict[str, Any]) -> None:
+        self.fock = np.asarray(env["fock"])
+
+
+def _converge(mole: gto.Mole, level: LevelOfTheory) -> _Run:
+    restricted = mole.spin == 0
+    mf = rks.RKS(mole, xc=level.xc) if restricted else uks.UKS(mole, xc=level.xc)
+    mf.grids.level = level.grid_level
+    mf.conv_tol, mf.conv_tol_grad = level.conv_tol, level.conv_tol_grad
+    mf.max_cycle = level.max_cycle
+    mf.chkfile = None
+    hooks = _Hooks()
+    mf.pre_kernel, mf.callback, mf.post_kernel = hooks.before, hooks.cycle, hooks.after
+    guess = mf.init_guess_by_minao(mole)  # a guess by name would accept unknown names silently
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mf.kernel(guess)
+            dipole = np.asarray(mf.dip_moment(unit="Debye", verbose=0))
+    except Exception as error:  # anything PySCF or LAPACK may raise on a sick density
+        raise LabelError("scf", f"PySCF gave up: {type(error).__name__}: {error}") from error
+    if not mf.converged:
+        last = hooks.seen[-1] if hooks.seen else float("nan")
+        raise LabelError(
+            "scf",
+            f"not converged in {level.max_cycle} cycles (orbital gradient {last:.1e}, wanted "
+            f"{level.conv_tol_grad:.0e}); not stored",
+        )
+    assert hooks.fock is not None
+    overlap = mf.get_ovlp()
+    energies, coefficients = mf.eig(hooks.fock, overlap, x=mf.check_linear_dependency(overlap))
+    occupations = mf.get_occ(energies, coefficients)
+    n = hooks.fock.shape[-1]
+    return _Run(
+        fock=hooks.fock.reshape(-1, n, n),
+        energies=np.atleast_2d(energies),
+        occupations=np.atleast_2d(occupations),
+        energy=float(mf.e_tot),
+        dipole=dipole,
+        cycles=int(mf.cycles),
+        guess_fock=hooks.guess_fock if restricted else None,
+    )
+
+
+def check_energies(fock: FloatArray, overlap: FloatArray, energies: FloatArray) -> None:
+    """Check that H and S reproduce the orbital energies, independently of PySCF's own solver.
+
+    Args:
+        fock: Hartree, ``[n_spin, n, n]``.
+        overlap: ``[n, n]``.
+        energies: Hartree, ``[n_spin, n_mo]``.
+
+    Raises:
+        LabelError: numbers not finite, H not symmetric, or energies that differ by more than 1e-9.
+    """
+    if not (np.isfinite(fock).all() and np.isfinite(overlap).all() and np.isfinite(energies).all()):
+        raise LabelError("check", "H, S or the orbital energies hold numbers that are not finite")
+    for matrix, wanted in zip(fock, energies, strict=True):
+        asymmetry = float(np.abs(matrix - matrix.T).max())
+        if asymmetry > MAX_ENERGY_RESIDUAL:
+            raise LabelError("check", f"H is not symmetric: {asymmetry:.1e} Hartree")
+        got = orbital_energies(matrix, overlap)
+        if len(got) != len(wanted):
+            raise LabelError("check", f"H and S give {len(got)} orbitals, expected {len(wanted)}")
+        residual = float(np.abs(got - wanted).max())
+        if residual > MAX_ENERGY_RESIDUAL:
+            raise LabelError(
+                "check", f"H and S give orbital energies that differ by {residual:.1e} Hartree"
+            )
+
+
+def orbital_energies(hamiltonian: FloatArray, overlap: FloatArray) -> FloatArray:
+    """Solve ``H c = S c e`` where the eigenvalues of S are not tiny; energies ``[n_mo]``."""
+    weight, vectors = scipy.linalg.eigh(overlap)
+    keep = weight > OVERLAP_EIGENVALUE_CUT
+    x = vectors[:, keep] / np.sqrt(weight[keep])  # (n, n_mo), X^T S X = 1
+    solved: FloatArray = scipy.linalg.eigvalsh(x.T @ hamiltonian @ x)
+    return solved
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of a task: a record with its basis, or a failure."""
+
+    task: Task
+    result: tuple[Record, OrbitalBasis] | Failure
+
+
+def run_task(task: Task, level: LevelOfTheory, references: Sequence[str]) -> Outcome:
+    """Label one task; the reason of a failure comes back as a value, never as an exception."""
+    try:
+        record = label(
+            task.structure, level, references=references, origin=task.origin, group=task.group
+        )
+        basis = basis_of(to_mole(task.structure, level.basis), level.basis)
+        return Outcome(task, (record, basis))
+    except LabelError as error:
+        return Outcome(
+            task,
+            Failure(task.origin, error.stage, error.reason, record_id(task.structure, level)),
+        )

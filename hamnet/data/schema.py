@@ -1,0 +1,190 @@
+"""Format version 1 of the HDF5 store: every dataset, its unit and how it is cut into frames.
+
+Flat arrays and offsets, never a dataset per frame or pair. Frame ``f`` owns the rows
+``offsets/<counter>[f] : offsets/<counter>[f + 1]`` of every column with that counter; a column
+without counter has one row a frame. Blocks follow each other in the order of ``pairs/atom_pairs``.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hamnet.blocks import PairLayout
+from hamnet.data.record import Record
+from hamnet.structure import FloatArray, Structure
+
+FORMAT = "hamnet-dataset"
+FORMAT_VERSION = 1
+AO_ORDER = (
+    "atoms as in the structure; per atom the shells as the basis defines them, one per contraction;"
+    " per shell m = -l..l of the real spherical harmonics without Condon-Shortley sign"
+)
+SUBSETS = ("train", "validation", "test")
+CHUNK_BYTES = 1 << 13
+MATRIX_CHUNK_BYTES = 1 << 16
+"""A read decodes whole chunks: about one matrix. Small columns must not swell small files."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One dataset of the file.
+
+    Attributes:
+        dtype: NumPy type on disk.
+        row: shape of one row.
+        counter: which offsets cut it into frames; empty for one row a frame.
+        unit: unit of the numbers, empty for none.
+    """
+
+    dtype: str
+    row: tuple[int, ...] = ()
+    counter: str = ""
+    unit: str = ""
+
+
+_FIXED = {
+    "frames/id": Column("S32"),
+    "frames/charge": Column("<i4", unit="e"),
+    "frames/spin": Column("<i4"),
+    "frames/n_spin": Column("<i4"),
+    "frames/energy": Column("<f8", unit="Hartree"),
+    "frames/dipole": Column("<f8", (3,), unit="Debye"),
+    "frames/scf_cycles": Column("<i4"),
+    "frames/seconds": Column("<f8", unit="s"),
+    "frames/cell": Column("<f8", (3, 3), unit="Angstrom"),
+    "frames/pbc": Column("|u1", (3,)),
+    "frames/group": Column("|u1", (), "group"),
+    "frames/origin": Column("|u1", (), "origin"),
+    "atoms/numbers": Column("<i4", (), "atoms"),
+    "atoms/positions": Column("<f8", (3,), "atoms", "Angstrom"),
+    "pairs/atom_pairs": Column("<i4", (5,), "pairs"),
+    "pairs/chunk_shapes": Column("<i4", (2,), "pairs"),
+    "pairs/chunk_boundaries": Column("<i8", (), "pairs"),
+    "overlap": Column("<f8", (), "entries"),
+    "hamiltonian": Column("<f8", (), "spin_entries", "Hartree"),
+    "orbitals/energies": Column("<f8", (), "orbitals", "Hartree"),
+    "orbitals/occupations": Column("<f8", (), "orbitals"),
+}
+COUNTERS = ("group", "origin", "atoms", "pairs", "entries", "spin_entries", "orbitals")
+
+
+def columns(references: Iterable[str]) -> dict[str, Column]:
+    """Return all columns of a file that holds these reference Hamiltonians."""
+    h0 = Column("<f8", (), "entries", "Hartree")
+    return {**_FIXED, **{f"references/{name}": h0 for name in references}}
+
+
+def counter_of(name: str) -> str:
+    """Return the counter that cuts a column into frames; empty for one row a frame."""
+    return columns([name.removeprefix("references/")])[name].counter
+
+
+Row = dict[str, NDArray[Any]]
+
+
+def to_row(record: Record) -> Row:
+    """Return the rows of one record, by column."""
+    structure, layout = record.structure, record.layout
+    row: dict[str, Any] = {
+        "frames/id": record.id.encode(),
+        "frames/charge": structure.charge,
+        "frames/spin": structure.spin,
+        "frames/n_spin": len(record.hamiltonian),
+        "frames/energy": record.energy,
+        "frames/dipole": record.dipole,
+        "frames/scf_cycles": record.scf_cycles,
+        "frames/seconds": record.seconds,
+        "frames/cell": structure.cell,
+        "frames/pbc": structure.pbc,
+        "frames/group": np.frombuffer(record.group.encode(), dtype=np.uint8),
+        "frames/origin": np.frombuffer(record.origin.encode(), dtype=np.uint8),
+        "atoms/numbers": structure.numbers,
+        "atoms/positions": structure.positions,
+        "pairs/atom_pairs": layout.atom_pairs,
+        "pairs/chunk_shapes": layout.shapes,
+        "pairs/chunk_boundaries": layout.boundaries[:-1],
+        "overlap": record.overlap,
+        "hamiltonian": record.hamiltonian.reshape(-1),
+        "orbitals/energies": record.orbital_energies.reshape(-1),
+        "orbitals/occupations": record.occupations.reshape(-1),
+        **{f"references/{name}": h0 for name, h0 in record.references.items()},
+    }
+    specs = columns(record.references)
+    return {name: _rows(value, specs[name]) for name, value in row.items()}
+
+
+def _rows(value: Any, column: Column) -> NDArray[Any]:
+    array = np.asarray(value, dtype=column.dtype)
+    return np.ascontiguousarray(array if column.counter else array[None])
+
+
+def to_tensors(record: Record) -> Row:
+    """Return the rows of one record as plain arrays of numbers, for the journal."""
+    row = to_row(record)
+    del row["frames/id"]  # a string: the journal keeps it among its strings
+    return row
+
+
+def from_tensors(arrays: Mapping[str, NDArray[Any]], record_id: str) -> Row:
+    """Rebuild the rows of one record; inverse of `to_tensors`."""
+    return {"frames/id": np.array([record_id.encode()], dtype="S32"), **arrays}
+
+
+def from_row(row: Mapping[str, NDArray[Any]], atom_offsets: NDArray[np.int64]) -> Record:
+    """Rebuild a record; inverse of `to_row`.
+
+    Args:
+        row: the rows of one frame, by column.
+        atom_offsets: first orbital of each atom and, last, their number.
+    """
+    n_spin = int(row["frames/n_spin"][0])
+    prefix = "references/"
+    return Record(
+        id=row["frames/id"][0].decode(),
+        structure=structure_of(row),
+        layout=PairLayout(row["pairs/atom_pairs"].astype(np.int64), atom_offsets),
+        hamiltonian=_native(row["hamiltonian"]).reshape(n_spin, -1),
+        overlap=_native(row["overlap"]),
+        references={
+            name.removeprefix(prefix): _native(value)
+            for name, value in row.items()
+            if name.startswith(prefix)
+        },
+        orbital_energies=_native(row["orbitals/energies"]).reshape(n_spin, -1),
+        occupations=_native(row["orbitals/occupations"]).reshape(n_spin, -1),
+        group=row["frames/group"].tobytes().decode(),
+        origin=row["frames/origin"].tobytes().decode(),
+        energy=float(row["frames/energy"][0]),
+        dipole=_native(row["frames/dipole"][0]),
+        scf_cycles=int(row["frames/scf_cycles"][0]),
+        seconds=float(row["frames/seconds"][0]),
+    )
+
+
+STRUCTURE_COLUMNS = (
+    "atoms/numbers",
+    "atoms/positions",
+    "frames/cell",
+    "frames/pbc",
+    "frames/charge",
+    "frames/spin",
+)
+
+
+def structure_of(row: Mapping[str, NDArray[Any]]) -> Structure:
+    """Rebuild the structure from its columns (`STRUCTURE_COLUMNS`)."""
+    return Structure(
+        numbers=row["atoms/numbers"],
+        positions=row["atoms/positions"],
+        cell=row["frames/cell"][0],
+        pbc=row["frames/pbc"][0],
+        charge=int(row["frames/charge"][0]),
+        spin=int(row["frames/spin"][0]),
+    )
+
+
+def _native(values: NDArray[Any]) -> FloatArray:
+    return np.asarray(values, dtype=np.float64)

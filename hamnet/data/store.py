@@ -1,0 +1,219 @@
+"""Reading a store: HDF5, format version 1 (`hamnet.data.schema`)."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hamnet.basis import OrbitalBasis
+from hamnet.data import schema
+from hamnet.data.failure import Failure
+from hamnet.data.level import LevelOfTheory
+from hamnet.data.record import Record
+from hamnet.errors import HamnetError
+from hamnet.structure import IntArray, Structure
+
+
+def partial_path(path: Path) -> Path:
+    """Return the journal of a store in the making."""
+    return path.with_name(path.name + ".partial")
+
+
+class Store:
+    """A dataset of labelled structures, read-only, random access.
+
+    A store can be pickled and sent to worker processes: each process opens its own handle.
+
+    Args:
+        path: the file.
+
+    Raises:
+        HamnetError: no such file, no HDF5, damaged, foreign, or of another format version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._pid = -1
+        self._handle: h5py.File | None = None
+        try:
+            self._load(self._file)
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def open(path: str | Path) -> "Store":
+        """Open a store; see the class for the errors."""
+        return Store(path)
+
+    def _load(self, file: h5py.File) -> None:
+        self._check_format(file)
+        try:
+            attrs = file.attrs
+            self.level = LevelOfTheory.model_validate_json(attrs["level"])
+            self.basis = OrbitalBasis.from_dict(json.loads(attrs["basis"]))
+            self.card: Mapping[str, Any] = json.loads(attrs["card"])
+            self.references: tuple[str, ...] = (
+                tuple(sorted(file["references"])) if ("references" in file) else ()
+            )
+            self.failures = [Failure(**f) for f in json.loads(file["failures"][()].tobytes())]
+            self.ids: list[str] = [i.decode() for i in file["frames/id"][()]]
+            self._offsets = {c: file[f"offsets/{c}"][()] for c in schema.COUNTERS}
+            self._columns = schema.columns(self.references)
+            self.split = _read_split(file)
+            self._check_lengths(file)
+        except HamnetError:
+            raise
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise self._damaged(f"{type(error).__name__}: {error}") from error
+
+    @property
+    def _file(self) -> h5py.File:
+        if self._handle is None or self._pid != os.getpid():
+            self._handle = self._open()
+            self._pid = os.getpid()
+        return self._handle
+
+    def _open(self) -> h5py.File:
+        if not self.path.is_file():
+            hint = ""
+            if partial_path(self.path).exists():
+                hint = (
+                    f", but {partial_path(self.path)} does: labelling has not been finished; run "
+                    "the same 'hamnet label' command again"
+                )
+            raise HamnetError(f"{self.path}: no such file{hint}")
+        try:
+            return h5py.File(self.path, "r")
+        except OSError as error:
+            kind = "a damaged" if _has_signature(self.path) else "not an"
+            raise HamnetError(
+                f"{self.path} is {kind} HDF5 file ({error}); make it again with 'hamnet label' or "
+                "copy it again from where it came"
+            ) from error
+
+    def _check_format(self, file: h5py.File) -> None:
+        if file.attrs.get("format") != schema.FORMAT:
+            raise HamnetError(
+                f"{self.path} is an HDF5 file, but not a hamnet dataset; 'hamnet data import' "
+                "converts the formats that it knows"
+            )
+        version = int(file.attrs.get("format_version", 0))
+        if version != schema.FORMAT_VERSION:
+            raise HamnetError(
+                f"{self.path} has format version {version}, but this hamnet reads version "
+                f"{schema.FORMAT_VERSION}: use the version of hamnet that wrote it, or a newer one"
+            )
+
+    def _check_lengths(self, file: h5py.File) -> None:
+        n = len(self)
+        for counter, offsets in self._offsets.items():
+            if len(offsets) != n + 1 or (np.diff(offsets) < 0).any():
+                raise self._damaged(f"{len(offsets)} offsets of {counter} for {n} frames")
+        for name, column in self._columns.items():
+            expected = int(self._offsets[column.counter][-1]) if column.counter else n
+            if len(file[name]) != expected:
+                raise self._damaged(f"{name} has {len(file[name])} rows, not {expected}")
+
+    def _damaged(self, why: str) -> HamnetError:
+        return HamnetError(
+            f"{self.path} is damaged ({why}); copy it again from where it came, or label again"
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _read(self, name: str, index: int) -> NDArray[Any]:
+        counter = self._columns[name].counter
+        start, stop = index, index + 1
+        if counter:
+            start, stop = self._offsets[counter][index : index + 2]
+        values: NDArray[Any] = self._file[name][start:stop]
+        return values
+
+    def _row(self, names: tuple[str, ...], index: int) -> schema.Row:
+        n = len(self)
+        if not -n <= index < n:
+            raise IndexError(f"{self.path} holds {n} records, asked for {index}")
+        try:
+            return {name: self._read(name, index % n) for name in names}
+        except OSError as error:
+            raise self._damaged(f"record {index % n}, {self.ids[index % n]}: {error}") from error
+
+    def __getitem__(self, index: int) -> Record:
+        row = self._row(tuple(self._columns), int(index))
+        return schema.from_row(row, self.basis.atom_offsets(row["atoms/numbers"]))
+
+    def __iter__(self) -> Iterator[Record]:
+        return (self[i] for i in range(len(self)))
+
+    def structure(self, index: int) -> Structure:
+        """Return the geometry of a record, without its matrices."""
+        return schema.structure_of(self._row(schema.STRUCTURE_COLUMNS, index))
+
+    def numbers(self, index: int) -> IntArray:
+        """Return the atomic numbers of a record, ``[N]``."""
+        return self._row(("atoms/numbers",), index)["atoms/numbers"].astype(np.int64)
+
+    @property
+    def groups(self) -> list[str]:
+        """Trajectory or molecule of every record, empty where unknown."""
+        return self._texts("frames/group", "group")
+
+    @property
+    def origins(self) -> list[str]:
+        """Where every record came from."""
+        return self._texts("frames/origin", "origin")
+
+    def _texts(self, name: str, counter: str) -> list[str]:
+        whole = self.column(name).tobytes()
+        cuts = self._offsets[counter]
+        return [whole[a:b].decode() for a, b in pairwise(cuts)]
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a whole column, such as ``frames/energy``; see `hamnet.data.schema`."""
+        try:
+            values: NDArray[Any] = self._file[name][()]
+        except OSError as error:
+            raise self._damaged(f"{name}: {error}") from error
+        return values
+
+    def close(self) -> None:
+        """Close this process's handle; it opens again by itself when it is needed."""
+        if self._handle is not None and self._pid == os.getpid():
+            self._handle.close()
+        self._handle = None
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handle": None, "_pid": -1}
+
+
+def _has_signature(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def _read_split(file: h5py.File) -> dict[str, IntArray] | None:
+    if "split" not in file:
+        return None
+    empty = np.zeros(0, dtype=np.int64)
+    group = file["split"]
+    return {name: group[name][()] if name in group else empty for name in schema.SUBSETS}
