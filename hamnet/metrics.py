@@ -8,13 +8,15 @@ occupied orbitals' coefficients.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from hamnet.blocks import HamiltonianBlocks, PairLayout, to_dense
 from hamnet.data.record import Record
 from hamnet.errors import HamnetError
 from hamnet.prediction import Prediction, frontier
+from hamnet.spectrum import solve
 from hamnet.structure import FloatArray
-from hamnet.units import HARTREE_TO_MEV, HARTREE_TO_UHA, OVERLAP_EIGENVALUE_CUT
+from hamnet.units import HARTREE_TO_MEV, HARTREE_TO_UHA
 
 METRICS: Mapping[str, str] = {
     "h_mae_uha": "mean |dH| over all matrix elements, µHa",
@@ -72,22 +74,13 @@ def psi_cosine(prediction: Prediction, record: Record) -> float:
     overlap = to_dense(record.blocks("overlap"))
     cosines: list[FloatArray] = []
     for channel, matrix in enumerate(to_dense(record.blocks("hamiltonian"))):
-        reference = _solve(matrix, overlap)
+        orbitals = solve(torch.from_numpy(matrix), torch.from_numpy(overlap)).coefficients
+        reference = orbitals.numpy()
         n = int((record.occupations[channel] > 0).sum())
         one, two = reference[:, :n], prediction.coefficients[channel][:, :n]
         norms = np.linalg.norm(one, axis=0) * np.linalg.norm(two, axis=0)
         cosines.append(np.abs((one * two).sum(axis=0)) / norms)
     return _mean(np.concatenate(cosines))
-
-
-def _solve(matrix: FloatArray, overlap: FloatArray) -> FloatArray:
-    """Return orbitals as columns, ascending, linear dependence projected out."""
-    values, vectors = np.linalg.eigh(overlap)
-    kept = values > OVERLAP_EIGENVALUE_CUT
-    orthogonal = vectors[:, kept] / np.sqrt(values[kept])
-    _, rotation = np.linalg.eigh(orthogonal.T @ matrix @ orthogonal)
-    coefficients: FloatArray = orthogonal @ rotation
-    return coefficients
 
 
 def summarise(frames: Sequence[Mapping[str, float]]) -> dict[str, float]:
