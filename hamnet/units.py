@@ -17,4 +17,4 @@ MIN_DISTANCE_FRACTION = 0.6
 """Two atoms closer than this fraction of the sum of their covalent radii are refused."""
 
 OVERLAP_EIGENVALUE_CUT = 1e-6
-"""Directions of the overlap below this eigenvalue are projected out of the eigenproblem, as in PySCF."""
+"""Overlap directions below this eigenvalue leave the eigenproblem, as in PySCF 2.14."""

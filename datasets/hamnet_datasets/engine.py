@@ -22,6 +22,7 @@ from hamnet_datasets.labels import DEFAULT_REFERENCES, Outcome, Task, run_task
 
 T = TypeVar("T")
 R = TypeVar("R")
+TaskT = TypeVar("TaskT", bound=Task)
 
 IN_FLIGHT_PER_WORKER = 4
 """Enough to keep a worker busy, few enough to keep memory flat."""
@@ -149,10 +150,30 @@ def label_frames(
     Raises:
         HamnetError: the writer cannot write; what it has written is safe.
     """
+    function = partial(run_task, level=writer.level, references=tuple(references))
+    return process(
+        frames,
+        writer,
+        function,
+        n_workers=n_workers,
+        retry_failed=retry_failed,
+        on_progress=on_progress,
+    )
+
+
+def process(
+    frames: Sequence[TaskT | Failure],
+    writer: Writer,
+    function: Callable[[TaskT], Outcome],
+    *,
+    n_workers: int = 0,
+    retry_failed: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Turn frames into records with any function; see `label_frames` for the arguments."""
     progress = Progress(total=len(frames))
     tasks = list(_new_tasks(frames, writer, progress, retry_failed))
     on_progress(progress)
-    function = partial(run_task, level=writer.level, references=tuple(references))
     n_workers = min(n_workers, len(tasks))
     for task, outcome in run_tasks(function, tasks, n_workers=n_workers):
         _keep(outcome, task, writer, progress)
@@ -161,8 +182,8 @@ def label_frames(
 
 
 def _new_tasks(
-    frames: Iterable[Task | Failure], writer: Writer, progress: Progress, retry_failed: bool
-) -> Iterator[Task]:
+    frames: Iterable[TaskT | Failure], writer: Writer, progress: Progress, retry_failed: bool
+) -> Iterator[TaskT]:
     failed_before = {f.id for f in writer.failures if f.id and f.stage != "worker"}
     seen: set[str] = set()
     for frame in frames:
@@ -184,11 +205,11 @@ def _keep(outcome: Outcome | Exception, task: Task, writer: Writer, progress: Pr
         reason = f"{type(outcome).__name__}: {outcome}"
         key = record_id(task.structure, writer.level)
         _note_failure(Failure(task.origin, "worker", reason, key), writer, progress)
-    elif isinstance(outcome.result, Failure):
-        _note_failure(outcome.result, writer, progress)
+    elif isinstance(outcome, Failure):
+        _note_failure(outcome, writer, progress)
     else:
-        record, basis = outcome.result
-        writer.append(record, basis, order=task.order)
+        record, basis = outcome
+        writer.append(record, basis, order=task.order, subset=task.subset)
         progress.labelled += 1
         progress.label_seconds += record.seconds
 

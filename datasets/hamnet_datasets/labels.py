@@ -62,12 +62,14 @@ class Task:
         origin: file and frame, or recipe and frame.
         group: trajectory or molecule.
         order: position among the frames.
+        subset: ``train``, ``validation`` or ``test`` where the data come with a split.
     """
 
     structure: Structure
     origin: str = ""
     group: str = ""
     order: int = 0
+    subset: str = ""
 
 
 def resolve(level: LevelOfTheory) -> LevelOfTheory:
@@ -269,12 +271,8 @@ def orbital_energies(hamiltonian: FloatArray, overlap: FloatArray) -> FloatArray
     return solved
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What came of a task: a record with its basis, or a failure."""
-
-    task: Task
-    result: tuple[Record, OrbitalBasis] | Failure
+Outcome = tuple[Record, OrbitalBasis] | Failure
+"""What came of a task: a record with its basis, or the reason why there is none."""
 
 
 def run_task(task: Task, level: LevelOfTheory, references: Sequence[str]) -> Outcome:
@@ -284,9 +282,6 @@ def run_task(task: Task, level: LevelOfTheory, references: Sequence[str]) -> Out
             task.structure, level, references=references, origin=task.origin, group=task.group
         )
         basis = basis_of(to_mole(task.structure, level.basis), level.basis)
-        return Outcome(task, (record, basis))
+        return record, basis
     except LabelError as error:
-        return Outcome(
-            task,
-            Failure(task.origin, error.stage, error.reason, record_id(task.structure, level)),
-        )
+        return Failure(task.origin, error.stage, error.reason, record_id(task.structure, level))
