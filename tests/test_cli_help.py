@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+
 from hamnet_cli.app import app
 
 HEAVY = ("torch", "pyscf", "numpy", "scipy", "ase", "h5py", "matplotlib", "lightning", "pydantic")

@@ -9,7 +9,7 @@ import pytest
 
 from hamnet.blocks import to_dense
 from hamnet.errors import HamnetError
-from hamnet.evaluation import evaluate, predict_records
+from hamnet.evaluation import evaluate, predict_records, predict_structures
 from hamnet.evaluation.tables import write_tables
 from hamnet.integrals import basis_for
 from hamnet.metrics import METRICS, frame_metrics
@@ -134,28 +134,49 @@ def test_a_prediction_of_another_molecule_is_refused(noisy_pairs, radical_record
 
 
 class MinaoGuess:
-    """Predicts the Fock matrix of PySCF's guess density; refuses frames with a short bond."""
+    """Predicts the Fock matrix of PySCF's guess density; refuses its first structure."""
 
     def __init__(self, records, basis, predict_from):
-        self.table = {record.structure: record for record in records}
-        self.basis, self.predict_from = basis, predict_from
+        self.records, self.basis, self.predict_from = records, basis, predict_from
+
+    def check(self, structure):
+        if structure is self.records[0].structure:
+            raise HamnetError("refused")
 
     def predict(self, structures):
-        records = [self.table[structure] for structure in structures]
-        if any(record is next(iter(self.table.values())) for record in records):
-            raise HamnetError("refused")
+        return self.predict_labelled(
+            [next(r for r in self.records if r.structure is s) for s in structures]
+        )
+
+    def predict_labelled(self, records):
+        for record in records:
+            self.check(record.structure)
         return [self.predict_from(r, self.basis, r.references["minao"][None]) for r in records]
 
 
+@pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 3, 10])
 def test_one_bad_frame_does_not_take_its_batch_along(
-    batch_size, water_records, water_basis, predict_from
+    batch_size, stored, water_records, water_basis, predict_from
 ):
     model = MinaoGuess(water_records, water_basis, predict_from)
-    outcomes = list(predict_records(model, water_records, batch_size))
+    outcomes = list(predict_records(model, water_records, batch_size, stored=stored))
     assert [isinstance(outcome, HamnetError) for outcome, _ in outcomes] == [True] + [False] * 3
     assert [record for _, record in outcomes] == water_records
     assert 1e3 < evaluate(outcomes, water_basis).metrics["h_mae_uha"] < 1e5
+
+
+def test_bad_frames_keep_their_place(water_records, water_basis, predict_from):
+    model = MinaoGuess(water_records, water_basis, predict_from)
+    frames = [
+        ("file@0", HamnetError("truncated")),
+        *((r.origin, r.structure) for r in water_records),
+        ("file@9", HamnetError("empty")),
+    ]
+    outcomes = list(predict_structures(model, frames, 4))
+    assert [key for key, _ in outcomes] == [key for key, _ in frames]
+    failed = [str(outcome) for _, outcome in outcomes if isinstance(outcome, HamnetError)]
+    assert failed == ["truncated", "refused", "empty"]
 
 
 def test_aufbau():

@@ -1,8 +1,7 @@
 """Compare predictions with labels, frame by frame."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -12,20 +11,11 @@ from hamnet.errors import HamnetError
 from hamnet.evaluation.block_errors import BlockError, BlockErrorSum
 from hamnet.metrics import entry_weights, frame_metrics, summarise
 from hamnet.prediction import Prediction, frontier
-from hamnet.structure import FloatArray, Structure
+from hamnet.structure import FloatArray
 from hamnet.units import HARTREE_TO_EV
-
-T = TypeVar("T")
 
 PARITY_POINTS_PER_FRAME = 400
 """Matrix elements drawn from each frame for the parity plot."""
-
-
-class Predictor(Protocol):
-    """What predicts: a trained model, or any other way from a structure to a Hamiltonian."""
-
-    def predict(self, structures: list[Structure]) -> list[Prediction]:
-        """Return one prediction per structure, in the same order."""
 
 
 @dataclass(frozen=True)
@@ -131,39 +121,6 @@ def evaluate(
         parity={kind: np.concatenate([np.zeros((0, 2)), *p]) for kind, p in parity.items()},
         ladders=tuple(ladders),
     )
-
-
-def predict_each(
-    model: Predictor, structures: Sequence[Structure]
-) -> list[Prediction | HamnetError]:
-    """Predict a batch; if it fails, one by one, so that a bad frame does not take others along."""
-    try:
-        return list(model.predict(list(structures)))
-    except HamnetError as error:
-        if len(structures) == 1:
-            return [error]
-    return [outcome for structure in structures for outcome in predict_each(model, [structure])]
-
-
-def predict_records(
-    model: Predictor, records: Iterable[Record], batch_size: int = 32
-) -> Iterator[tuple[Prediction | HamnetError, Record]]:
-    """Yield each record with its prediction, or with the reason why there is none."""
-    for batch in batches(records, batch_size):
-        outcomes = predict_each(model, [record.structure for record in batch])
-        yield from zip(outcomes, batch, strict=True)
-
-
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Cut items into lists of ``size``."""
-    batch: list[T] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _frame_result(index: int, outcome: Prediction | HamnetError, record: Record) -> FrameResult:

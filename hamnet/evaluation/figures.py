@@ -156,7 +156,7 @@ def _heat_map(name: str, blocks: Sequence[BlockError], norm: LogNorm) -> str:
                 axes.text(
                     j + 0.5,
                     i + 0.5,
-                    f"{value:.3g}",
+                    _short(value),
                     ha="center",
                     va="center",
                     fontsize=7,
@@ -166,6 +166,13 @@ def _heat_map(name: str, blocks: Sequence[BlockError], norm: LogNorm) -> str:
         bar.outline.set_visible(False)
         bar.set_label("µHa")
     return drawing.svg
+
+
+def _short(value: float) -> str:
+    """Return a number of about three digits that fits into a cell."""
+    if value >= 1e4:
+        return f"{value / 1e3:.0f}k"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _rasterise(collections: Sequence[object]) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 
 from hamnet.evaluation import figures
 from hamnet.evaluation.evaluate import Evaluation, FrameResult, Ladder
-from hamnet.evaluation.tables import write_atomically, write_tables
+from hamnet.evaluation.tables import write_tables
+from hamnet.files import write_text
 from hamnet.metrics import METRICS
 
 CARDS = {
@@ -52,7 +53,7 @@ def write_results(
     """
     metrics = write_tables(evaluation, out_dir, provenance)
     curves = read_history(history) if history and history.is_file() else {}
-    write_atomically(out_dir / "report.html", report_html(evaluation, provenance, curves))
+    write_text(out_dir / "report.html", report_html(evaluation, provenance, curves))
     return metrics
 
 

@@ -3,12 +3,12 @@
 import csv
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hamnet.evaluation.evaluate import Evaluation
+from hamnet.files import replacing, write_text
 from hamnet.metrics import METRICS
 
 FORMAT = "hamnet-metrics"
@@ -27,10 +27,9 @@ def write_tables(
         out_dir: the folder; made if absent.
         provenance: model, data, split, versions: whatever a reader must know, JSON-ready.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
     metrics = metrics_json(evaluation, provenance)
     text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(out_dir / "metrics.json", text)
+    write_text(out_dir / "metrics.json", text)
     _write_csv(out_dir / "per_frame.csv", FRAME_COLUMNS, _frame_rows(evaluation))
     _write_csv(out_dir / "per_block.csv", BLOCK_COLUMNS, _block_rows(evaluation))
     return metrics
@@ -46,13 +45,6 @@ def metrics_json(evaluation: Evaluation, provenance: Mapping[str, Any]) -> dict[
         "metrics": {name: _or_none(value) for name, value in evaluation.metrics.items()},
         "provenance": dict(provenance),
     }
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file; whoever reads it finds the old one or the whole new one."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 FRAME_COLUMNS = (
@@ -101,12 +93,10 @@ def _block_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-    os.replace(partial, path)
 
 
 def _number(value: float | None) -> str:
