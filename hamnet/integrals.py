@@ -229,6 +229,11 @@ def overlap(structure: Structure, basis: OrbitalBasis) -> HamiltonianBlocks:
     return to_blocks(mole.intor_symmetric("int1e_ovlp"), basis, structure)
 
 
+def valence_electrons(structure: Structure, basis: OrbitalBasis) -> int:
+    """Return the number of electrons that orbitals hold: all but those of core potentials."""
+    return int(to_mole(structure, basis.name).nelectron)
+
+
 def check_fingerprint(expected: OrbitalBasis, here: OrbitalBasis) -> None:
     """Check that PySCF's definition of each element is the expected one.
 

@@ -82,6 +82,14 @@ def record_target(record: Record, reference: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(h))
 
 
+def record_sample(
+    record: Record, basis: OrbitalBasis, cutoffs: tuple[float, float], reference: str
+) -> Sample:
+    """Return a labelled record as a sample; see `make_sample` and `record_target`."""
+    target = record_target(record, reference)
+    return make_sample(record.structure, record.layout, basis, cutoffs, target)
+
+
 def batch_samples(samples: Sequence[Sample]) -> Sample:
     """Return several samples as one."""
     if len(samples) == 1:

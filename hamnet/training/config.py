@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from hamnet.errors import HamnetError
+from hamnet.models.config import ModelConfig
 from hamnet.validation import Section, validate
 
 
@@ -27,30 +28,49 @@ class TargetConfig(Section):
     """Reference Hamiltonian that is subtracted: the target is H, or H - H0."""
 
 
-class ModelConfig(Section):
-    """Size of the network."""
+class LossConfig(Section):
+    """Weights of the parts of the loss."""
 
-    cutoff: float = Field(default=8.0, gt=0)
-    """Angstrom."""
-    l_max: int = Field(default=4, ge=0)
-    layers: int = Field(default=2, ge=1)
-    channels: int = Field(default=64, ge=1)
+    relative: float = Field(default=1.0, ge=0)
+    """Mean squared error in units of each irrep's own scale."""
+    absolute: float = Field(default=1.0, ge=0)
+    """Mean absolute error in units of the mean scale of all irreps."""
+    trace: float = Field(default=0.3, ge=0)
+    """TraceGrad's lambda: share of the supervised invariants."""
+    trace_max: float = Field(default=1.0, gt=0)
+    """Largest factor that brings the trace loss to the size of the Hamiltonian's."""
+    trace_ramp_steps: int = Field(default=200, ge=0)
+    """Steps over which the share grows from zero."""
 
 
 class OptimiserConfig(Section):
     """AdamW with warm-up and a cosine."""
 
-    learning_rate: float = Field(default=5e-3, gt=0)
-    weight_decay: float = Field(default=1e-5, ge=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=1e-3, ge=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    final_fraction: float = Field(default=1e-2, ge=0, le=1)
+    """Learning rate at the end of the cosine, relative to the largest."""
+    clip_norm: float = Field(default=10.0, gt=0)
+    """Largest norm of the gradient."""
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    """Of the exponential moving average of the weights, which is what is kept; 0 for none."""
 
 
 class TrainingConfig(Section):
     """How long and how."""
 
     max_minutes: float = Field(default=10.0, gt=0)
+    """Wall time, the solution of the readout included."""
+    max_steps: int | None = Field(default=None, ge=0)
+    """Number of gradient steps; with it the result depends on the seed alone, not on the machine's
+    speed. Whichever limit is reached first ends the training."""
     batch_size: int = Field(default=16, ge=1)
-    seed: int = 0
+    seed: int = Field(default=1, ge=0)
     precision: Literal["float32", "float64"] = "float32"
+    validate_every: int = Field(default=500, ge=1)
+    """Steps between validations, rounded to whole epochs; each one also writes a checkpoint."""
+    max_validation_frames: int = Field(default=100, ge=1)
 
 
 class ReadoutConfig(Section):
@@ -65,6 +85,7 @@ class TrainConfig(Section):
     data: DataConfig = DataConfig()
     target: TargetConfig = TargetConfig()
     model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     training: TrainingConfig = TrainingConfig()
     readout: ReadoutConfig = ReadoutConfig()

@@ -1,0 +1,85 @@
+"""Model files: safetensors weights with the metadata as JSON in the header; never a pickle."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hamnet.errors import HamnetError
+from hamnet.models.metadata import FORMAT_VERSION, Metadata
+from hamnet.models.model import HamiltonianModel
+from hamnet.validation import validate
+
+MODEL_FILE = "model.safetensors"
+"""Name of the model inside the folder of a training run."""
+
+_KEY = "hamnet"
+
+
+def save_model(model: HamiltonianModel, path: Path) -> None:
+    """Write a model; the file appears whole or not at all."""
+    header = {_KEY: model.metadata.model_dump_json()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()},
+            temporary,
+            metadata=header,
+        )
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise HamnetError(f"{path}: cannot be written ({error})") from error
+
+
+def load_model(path: str | Path) -> HamiltonianModel:
+    """Read a model from its file, or from the folder of the run that made it.
+
+    Raises:
+        HamnetError: no such file, damaged, no hamnet model, or of another format version.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / MODEL_FILE).exists():
+            raise HamnetError(
+                f"{path}: holds no {MODEL_FILE}; is it the folder of a training run that finished?"
+            )
+        path = path / MODEL_FILE
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise HamnetError(f"{path}: no such file") from None
+    except (OSError, SafetensorError) as error:
+        raise HamnetError(f"{path}: not a readable model file ({error})") from error
+    model = HamiltonianModel(_metadata(header, path))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise HamnetError(f"{path}: weights and metadata do not fit ({error})") from error
+    model.network.to(_precision(tensors))  # the units of the targets stay in float64
+    return model.eval()
+
+
+def _metadata(header: dict[str, str], path: Path) -> Metadata:
+    if _KEY not in header:
+        raise HamnetError(f"{path}: a safetensors file, but not a hamnet model")
+    try:
+        data = json.loads(header[_KEY])
+    except json.JSONDecodeError as error:
+        raise HamnetError(f"{path}: the metadata is damaged ({error})") from error
+    found = data.get("format_version") if isinstance(data, dict) else None
+    if found != FORMAT_VERSION:
+        raise HamnetError(
+            f"{path}: model format version {found}, this hamnet reads version {FORMAT_VERSION}; "
+            "use the hamnet version with which the model was made, or train again"
+        )
+    return validate(Metadata, data, str(path))
+
+
+def _precision(tensors: dict[str, torch.Tensor]) -> torch.dtype:
+    return next(t.dtype for name, t in tensors.items() if name.startswith("network."))

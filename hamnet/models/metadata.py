@@ -1,0 +1,78 @@
+"""What a model file says about itself."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import Field
+
+from hamnet.data.level import LevelOfTheory
+from hamnet.models.config import ModelConfig
+from hamnet.validation import Section
+
+FORMAT_VERSION = 1
+"""Version of the model file; raised when an older hamnet could not read a newer file."""
+
+
+class TrainingData(Section):
+    """Where the model learnt.
+
+    Attributes:
+        name: name of the dataset.
+        licence: its licence, empty if none is stated.
+        id: hash of the ids of all its records.
+        n_train, n_validation, n_test: sizes of the split.
+        split_id: hash of the ids of training and validation records.
+    """
+
+    name: str = ""
+    licence: str = ""
+    id: str = ""
+    n_train: int = 0
+    n_validation: int = 0
+    n_test: int = 0
+    split_id: str = ""
+
+
+class Metadata(Section):
+    """Everything that is needed to use a model, or to make it again.
+
+    Attributes:
+        format_version: see `FORMAT_VERSION`.
+        basis: `OrbitalBasis.to_dict`.
+        level: level of theory of the labels.
+        ao_order: orbital order of the matrices; see `hamnet.basis`.
+        pairs: block types that were trained, as element symbols such as ``O`` and ``H-O``.
+        charges: total charges in the training data.
+        spins: numbers of unpaired electrons in the training data.
+        reference: H0 that is added to what the network gives: ``none``, ``sap``, ``minao``.
+        n_neighbours: mean number of neighbours within the message cutoff.
+        model: size and parts.
+        data: dataset and split.
+        settings: all settings of the training run.
+        seed: of the run.
+        versions: of Python and the libraries.
+        metrics: of the validation set, the units in the names.
+    """
+
+    format_version: int = FORMAT_VERSION
+    basis: dict[str, Any]
+    level: LevelOfTheory
+    ao_order: str = "hamnet: m = -l..l, no Condon-Shortley sign"
+    pairs: tuple[str, ...]
+    charges: tuple[int, ...] = (0,)
+    spins: tuple[int, ...] = (0,)
+    reference: str = "none"
+    n_neighbours: float = 1.0
+    model: ModelConfig = ModelConfig()
+    data: TrainingData = TrainingData()
+    settings: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 0
+    versions: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python, hamnet and the libraries on which numbers depend."""
+    packages = ("hamnet", "torch", "e3nn", "numpy", "scipy", "pyscf", "lightning")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

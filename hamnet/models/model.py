@@ -1,0 +1,199 @@
+"""A trained model: network, units of its targets, and what it may be used for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hamnet.basis import OrbitalBasis
+from hamnet.blocks import HamiltonianBlocks, to_dense
+from hamnet.data.record import Record
+from hamnet.data.samples import Sample, batch_samples, make_sample, record_sample
+from hamnet.errors import HamnetError
+from hamnet.integrals import overlap, reference_hamiltonian, valence_electrons
+from hamnet.irreps import BlockType, block_irreps
+from hamnet.models.metadata import Metadata
+from hamnet.models.so2_network import SO2Network
+from hamnet.nn.assembler import BlockAssembler
+from hamnet.nn.readout import block_rows
+from hamnet.nn.standardise import Standardiser
+from hamnet.prediction import Prediction, aufbau
+from hamnet.registry import look_up
+from hamnet.spectrum import solve
+from hamnet.structure import Structure, atomic_number, check_contacts, symbol
+
+MODELS: dict[str, type[SO2Network]] = {"so2": SO2Network}
+"""Networks by the name in `ModelConfig`."""
+
+
+def type_name(block_type: BlockType) -> str:
+    """Return ``O`` for on-site blocks and ``H-O`` for pair blocks."""
+    i, j = symbol(block_type.z_i), symbol(block_type.z_j)
+    return i if block_type.on_site else f"{i}-{j}"
+
+
+def parse_type(name: str) -> BlockType:
+    """Inverse of `type_name`."""
+    numbers = [atomic_number(part) for part in name.split("-")]
+    if len(numbers) == 1:
+        return BlockType.atom(numbers[0])
+    return BlockType.pair((numbers[0], numbers[1]))
+
+
+class HamiltonianModel(nn.Module):
+    """From structures to Hamiltonians and orbitals.
+
+    Args:
+        metadata: what the model is; the network is built from it, with random weights.
+    """
+
+    def __init__(self, metadata: Metadata) -> None:
+        super().__init__()
+        self.metadata = metadata
+        self.basis = OrbitalBasis.from_dict(metadata.basis)
+        self.types = tuple(parse_type(name) for name in metadata.pairs)
+        tables = [block_irreps(self.basis, t) for t in self.types]
+        network = look_up("model", metadata.model.name, MODELS)
+        self.network = network(metadata.model, tables, metadata.n_neighbours)
+        self.standardiser = Standardiser(tables)
+        self.assembler = BlockAssembler(tables)
+
+    @property
+    def cutoffs(self) -> tuple[float, float]:
+        """Message and pair cutoff, Angstrom."""
+        return self.metadata.model.message_cutoff, self.metadata.model.pair_cutoff
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that the model was trained for."""
+        return tuple(t.z_i for t in self.types if t.on_site)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network; targets and eigenproblems are always float64."""
+        return next(self.network.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return next(self.network.parameters()).device
+
+    def forward(self, sample: Sample) -> Tensor:
+        """Return the entries of H - H0 of a batch, Hartree, float64, ``(n_entries,)``."""
+        out = self.network(sample.graph.to(self.device, self.dtype))
+        irreps = {}
+        for t, y in out.irreps.items():
+            fade = None if t.on_site else out.envelope[block_rows(sample.graph, t)]
+            irreps[t] = self.standardiser.physical(t, y, fade)
+        index = {t: rows.to(self.device) for t, rows in sample.index.items()}
+        entries: Tensor = self.assembler(irreps, index, sample.n_entries)
+        return entries
+
+    def check(self, structure: Structure) -> None:
+        """Refuse what the model was not trained for.
+
+        Raises:
+            HamnetError: says which element, pair of elements, charge, spin or periodicity, or which
+                contact between atoms.
+        """
+        known, data = set(self.elements), self.metadata
+        names = ", ".join(symbol(z) for z in self.elements)
+        for atom, z in enumerate(structure.numbers):
+            if int(z) not in known:
+                raise HamnetError(
+                    f"atom {atom} is {symbol(int(z))}, but the model was trained for {names} only"
+                )
+        if structure.is_periodic:
+            raise HamnetError("the structure is periodic, but the model was trained on molecules")
+        for name, value, trained in (
+            ("charge", structure.charge, data.charges),
+            ("spin", structure.spin, data.spins),
+        ):
+            if value not in trained:
+                allowed = ", ".join(map(str, trained))
+                raise HamnetError(f"{name} is {value}, but the model was trained for {allowed}")
+        check_contacts(structure)
+
+    @torch.inference_mode()
+    def predict(self, structures: Sequence[Structure]) -> list[Prediction]:
+        """Return Hamiltonian, overlap and orbitals of each structure.
+
+        The overlap and the reference Hamiltonian are computed by PySCF, never learnt.
+
+        Raises:
+            HamnetError: the model was not trained for a structure (`check`), or pairs of elements
+                meet that never met in training.
+        """
+        samples, overlaps = [], []
+        for structure in structures:
+            self.check(structure)
+            s = overlap(structure, self.basis)
+            samples.append(make_sample(structure, s.layout, self.basis, self.cutoffs))
+            self._check_pairs(samples[-1])
+            overlaps.append(s)
+        entries = self._split(samples)
+        out = []
+        reference = self.metadata.reference
+        for structure, s, delta in zip(structures, overlaps, entries, strict=True):
+            h = delta
+            if reference != "none":
+                level = self.metadata.level
+                h = delta + reference_hamiltonian(structure, level, reference, self.basis).entries
+            n_electrons = valence_electrons(structure, self.basis)
+            out.append(orbitals(structure, self.basis, h, s, n_electrons))
+        return out
+
+    @torch.inference_mode()
+    def predict_labelled(self, records: Sequence[Record]) -> list[Prediction]:
+        """Return the same as `predict`, with overlap, H0 and electron number of the labels."""
+        reference = self.metadata.reference
+        samples = [record_sample(r, self.basis, self.cutoffs, reference) for r in records]
+        entries = self._split(samples)
+        out = []
+        for record, delta in zip(records, entries, strict=True):
+            h = delta if reference == "none" else delta + record.references[reference]
+            n_electrons = round(float(record.occupations.sum()))
+            s = record.blocks("overlap")
+            out.append(orbitals(record.structure, self.basis, h, s, n_electrons))
+        return out
+
+    def _split(self, samples: Sequence[Sample]) -> list[np.ndarray]:
+        entries = self(batch_samples(samples)).cpu().numpy()
+        sizes = [sample.n_entries for sample in samples]
+        return list(np.split(entries, np.cumsum(sizes)[:-1]))
+
+    def _check_pairs(self, sample: Sample) -> None:
+        for t in sample.index:
+            if t not in self.types:
+                raise HamnetError(
+                    f"the pair {type_name(t)} never occurred in the training data of the model"
+                )
+
+
+def orbitals(
+    structure: Structure,
+    basis: OrbitalBasis,
+    hamiltonian: np.ndarray,
+    s: HamiltonianBlocks,
+    n_electrons: int,
+) -> Prediction:
+    """Return the orbitals of a closed shell's Hamiltonian entries ``(n_entries,)``."""
+    h = HamiltonianBlocks(s.layout, hamiltonian[None])
+    found = solve(torch.from_numpy(to_dense(h)), torch.from_numpy(to_dense(s))[None])
+    energies = found.energies.numpy()
+    warnings = []
+    if dropped := int(found.n_dropped.max()):
+        warnings.append(
+            f"{dropped} linearly dependent direction(s) of the basis were projected out"
+        )
+    return Prediction(
+        structure=structure,
+        basis=basis,
+        hamiltonian=h,
+        overlap=s,
+        orbital_energies=energies,
+        coefficients=found.coefficients.numpy(),
+        occupations=aufbau(energies, n_electrons),
+        warnings=tuple(warnings),
+    )

@@ -1,0 +1,182 @@
+"""The readout, solved: ridge regression in place of gradient steps.
+
+The last map, from features to standardised irreps, is linear, so its optimum for the present
+features is a least-squares problem for each block type and irrep class,
+
+    min_W  sum_rows || env (x W + b) - r ||^2 + lambda tau || W - W0 ||^2,
+
+with ``r`` the standardised target, ``W0`` the present weights and ``tau`` the mean diagonal of the
+normal matrix. Normal equations are accumulated over the data in float64, so memory does not depend
+on its size. Those of the validation set give the error of every lambda exactly, without another
+pass; the best lambda of each class is kept, W0 itself included.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hamnet.data.samples import Sample
+from hamnet.irreps import BlockType, IrrepClass
+from hamnet.models import HamiltonianModel
+from hamnet.nn.readout import BlockFeatures, LinearReadout, block_rows, block_types
+
+LAMBDAS = tuple(10.0 ** (-k) for k in range(0, 15))
+"""Candidates, relative to the mean diagonal of the normal matrix."""
+
+DEFAULT_LAMBDA = 1e-6
+"""Where there is no validation set."""
+
+
+@dataclass
+class NormalEquations:
+    """Sums over rows of one irrep class: ``X^T X``, ``X^T (r - X W0)``, ``|r - X W0|^2``."""
+
+    gram: Tensor
+    moment: Tensor
+    square: Tensor
+    n_rows: int = 0
+
+    def add(self, x: Tensor, residual: Tensor) -> None:
+        """Add rows ``x`` ``(n, n_in)`` with residuals ``(n, n_irreps)``."""
+        self.gram += x.T @ x
+        self.moment += x.T @ residual
+        self.square += residual.square().sum(dim=0)
+        self.n_rows += len(x)
+
+    def error(self, change: Tensor) -> Tensor:
+        """Return the squared error of every irrep after changing W0 by ``change``."""
+        quadratic = (change * (self.gram @ change)).sum(dim=0)
+        cross = (change * self.moment).sum(dim=0)
+        return self.square - 2 * cross + quadratic
+
+
+@dataclass(frozen=True)
+class ReadoutReport:
+    """What the solution found.
+
+    Attributes:
+        lambdas: chosen lambda by class; infinite where the present weights were the best.
+        gain: squared error on validation, after over before, all classes together, in units of the
+            irreps' scales; NaN without validation data.
+    """
+
+    lambdas: dict[str, float] = field(default_factory=dict)
+    gain: float = float("nan")
+
+
+@torch.no_grad()
+def solve_readout(
+    model: HamiltonianModel, train: Iterable[Sample], validation: Iterable[Sample]
+) -> ReadoutReport:
+    """Replace the readout's weights by their optimum for the present features.
+
+    Args:
+        model: changed in place.
+        train: batches that define the least-squares problem.
+        validation: batches that choose lambda; may be empty.
+    """
+    readout = model.network.readout
+    fitted, checked = accumulate(model, train), accumulate(model, validation)
+    lambdas, before, after = {}, 0.0, 0.0
+    for _, irrep_class, name in readout.classes():
+        if name not in fitted:
+            continue
+        held_out = checked.get(name)
+        change, chosen, errors = _best(fitted[name], held_out)
+        lambdas[name] = chosen
+        if held_out is not None:
+            before += float(held_out.square.sum())
+            after += errors
+        _apply(readout, name, irrep_class, change)
+    gain = after / before if before else float("nan")
+    return ReadoutReport(lambdas, gain)
+
+
+def accumulate(model: HamiltonianModel, batches: Iterable[Sample]) -> dict[str, NormalEquations]:
+    """Return the normal equations of every class that occurs in the data."""
+    readout = model.network.readout
+    found: dict[str, NormalEquations] = {}
+    for batch in batches:
+        assert batch.target is not None
+        graph = batch.graph.to(model.device, model.dtype)
+        features, _ = model.network.features(graph)
+        index = {t: rows.to(model.device) for t, rows in batch.index.items()}
+        targets = model.assembler.inverse(batch.target.to(model.device), index)
+        for block_type in block_types(graph):
+            rows = block_rows(graph, block_type)
+            fade = None if block_type.on_site else features.envelope[rows].double()
+            goal = _standardised(model, block_type, targets[block_type], fade)
+            for k, c in enumerate(readout.tables[block_type].classes):
+                name = f"{block_type.key}_{k}"
+                x = _design(readout, features, rows, block_type, c, fade)
+                r = goal[:, c.columns].reshape(-1, c.n_irreps) - x @ _weights(readout, name)
+                if name not in found:
+                    n, m = x.shape[1], r.shape[1]
+                    found[name] = NormalEquations(
+                        x.new_zeros(n, n), x.new_zeros(n, m), x.new_zeros(m)
+                    )
+                found[name].add(x, r)
+    return found
+
+
+def _standardised(
+    model: HamiltonianModel, block_type: BlockType, h: Tensor, fade: Tensor | None
+) -> Tensor:
+    """Return the target in units of its scale, without the faded shift."""
+    shift, scale = model.standardiser.shift_scale(block_type)
+    return (h - (shift if fade is None else fade[:, None] * shift)) / scale
+
+
+def _design(
+    readout: LinearReadout,
+    features: BlockFeatures,
+    rows: Tensor | slice,
+    block_type: BlockType,
+    c: IrrepClass,
+    fade: Tensor | None,
+) -> Tensor:
+    """Return the rows of the least-squares problem, a column of ones last where a bias is."""
+    x = readout.inputs(features, rows, block_type, c).double()  # (n_rows, 2l+1, n_in)
+    if c.is_invariant:
+        x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+    if fade is not None:
+        x = x * fade[:, None, None]
+    return x.flatten(0, 1)
+
+
+def _weights(readout: LinearReadout, name: str) -> Tensor:
+    weight = readout.weights[name].double()
+    return (
+        torch.cat([weight, readout.biases[name].double()[None]])
+        if (name in readout.biases)
+        else weight
+    )
+
+
+def _apply(readout: LinearReadout, name: str, c: IrrepClass, change: Tensor) -> None:
+    if c.is_invariant:
+        readout.biases[name] += change[-1].to(readout.biases[name].dtype)
+        change = change[:-1]
+    readout.weights[name] += change.to(readout.weights[name].dtype)
+
+
+def _best(fitted: NormalEquations, held_out: NormalEquations | None) -> tuple[Tensor, float, float]:
+    """Return the change of the weights, its lambda, and the squared error on validation."""
+    values, vectors = torch.linalg.eigh(fitted.gram)
+    rotated = vectors.T @ fitted.moment
+    tau = values.clamp(min=0).mean().clamp(min=1e-300)
+
+    def change(ridge: float) -> Tensor:
+        return vectors @ (rotated / (values.clamp(min=0) + ridge * tau)[:, None])
+
+    if held_out is None:
+        return change(DEFAULT_LAMBDA), DEFAULT_LAMBDA, float("nan")
+    best = torch.zeros_like(fitted.moment), float("inf"), float(held_out.square.sum())
+    for ridge in LAMBDAS:
+        trial = change(ridge)
+        error = float(held_out.error(trial).sum())
+        if error < best[2]:
+            best = trial, ridge, error
+    return best

@@ -1,0 +1,317 @@
+"""A training run: from a store to a model file."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from hamnet.data.splits import split_by_group
+from hamnet.data.store import Store
+from hamnet.errors import HamnetError
+from hamnet.irreps import BlockType
+from hamnet.metrics import frame_metrics, summarise
+from hamnet.models import HamiltonianModel, save_model
+from hamnet.models.files import MODEL_FILE
+from hamnet.models.metadata import Metadata, TrainingData, library_versions
+from hamnet.models.model import type_name
+from hamnet.nn.readout import block_rows
+from hamnet.structure import IntArray
+from hamnet.training.callbacks import Heartbeat, History, Report, describe
+from hamnet.training.config import TrainConfig, to_toml
+from hamnet.training.dataset import (
+    RecordDataset,
+    SampleDataset,
+    plain_loader,
+    record_loader,
+    train_loader,
+)
+from hamnet.training.module import TrainingModule
+from hamnet.training.readout import solve_readout
+
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+RESERVE = 0.08
+"""Share of the wall time that is kept for the solution of the readout and the last validation."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gives.
+
+    Attributes:
+        model_file: where the model is.
+        metrics: errors on validation, the units in the names; empty without validation frames.
+        n_steps: gradient steps.
+        seconds: wall time.
+    """
+
+    model_file: Path
+    metrics: Mapping[str, float]
+    n_steps: int
+    seconds: float
+
+
+def train(
+    data: Path, out: Path, config: TrainConfig, *, resume: bool = False, report: Report = print
+) -> TrainResult:
+    """Train a model on a store.
+
+    Writes into ``out``: ``model.safetensors``, ``metrics.json``, ``history.csv``, ``config.toml``,
+    ``split.json`` and ``checkpoints/last.ckpt``.
+
+    Args:
+        data: HDF5 store.
+        out: folder of the run.
+        config: all settings.
+        resume: continue from the last checkpoint in ``out``.
+        report: takes lines of progress.
+
+    Raises:
+        HamnetError: nothing to train on; labels that cannot be used; a run in ``out`` that would be
+            overwritten, or that has other settings than the one to be resumed.
+    """
+    begin = time.monotonic()
+    torch.manual_seed(config.training.seed)
+    with Store.open(data) as store:
+        split = choose_split(store, config)
+        _prepare_folder(out, config, resume)
+        samples = [
+            SampleDataset(
+                RecordDataset(store, split[name]),
+                (config.model.message_cutoff, config.model.pair_cutoff),
+                config.target.reference,
+            )
+            for name in ("train", "validation")
+        ]
+        metadata = _metadata(store, samples[0], split, config)
+        model = HamiltonianModel(metadata)
+        model.network.to(getattr(torch, config.training.precision))
+        _fit_units(model, samples[0])
+        n_parameters = sum(p.numel() for p in model.network.parameters())
+        report(
+            f"{len(samples[0])} training and {len(samples[1])} validation frames; "
+            f"{n_parameters / 1e6:.2f} M parameters; reference {config.target.reference}"
+        )
+        _write_json(out / "split.json", {name: rows.tolist() for name, rows in split.items()})
+        module = _fit(model, samples, config, out, resume, report, begin)
+        model.network = module.averaged_network() if module.global_step else model.network
+        model.eval()
+        if config.readout.solve:
+            size = config.training.batch_size
+            found = solve_readout(model, *(plain_loader(s, size) for s in samples))
+            report(f"readout solved: validation squared error x {found.gain:.3g}")
+        metrics = _validate(model, samples[1].records, config)
+        if metrics:
+            report(f"final validation: {describe(metrics)}")
+    seconds = module.elapsed + time.monotonic() - begin
+    model.metadata = metadata.model_copy(update={"metrics": dict(metrics)})
+    save_model(model, out / MODEL_FILE)
+    summary = {"validation": metrics, "steps": module.global_step, "seconds": round(seconds, 1)}
+    _write_json(out / "metrics.json", summary)
+    return TrainResult(out / MODEL_FILE, metrics, module.global_step, seconds)
+
+
+def choose_split(store: Store, config: TrainConfig) -> dict[str, IntArray]:
+    """Return the file's own split, or one by groups.
+
+    Raises:
+        HamnetError: no records, or none to train on.
+    """
+    if not len(store):
+        raise HamnetError(f"{store.path}: holds no labelled frames")
+    split = store.split or split_by_group(
+        store.groups, config.data.fractions, config.data.split_seed
+    )
+    if not len(split["train"]):
+        raise HamnetError(f"{store.path}: the split leaves no frame to train on")
+    return split
+
+
+def _prepare_folder(out: Path, config: TrainConfig, resume: bool) -> None:
+    text = to_toml(config)
+    settings = out / "config.toml"
+    if resume:
+        if not (out / CHECKPOINT).exists():
+            raise HamnetError(f"{out}: no checkpoint to resume from ({CHECKPOINT})")
+        if settings.read_text(encoding="utf-8") != text:
+            raise HamnetError(
+                f"{out}: the run has other settings than those given; resume with the same "
+                f"(they are in {settings}), or choose another folder"
+            )
+        return
+    if (out / MODEL_FILE).exists() or (out / CHECKPOINT).exists():
+        raise HamnetError(
+            f"{out}: holds a training run already; continue it with --resume, or choose another "
+            "folder"
+        )
+    try:
+        (out / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise HamnetError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+def _metadata(
+    store: Store, samples: SampleDataset, split: Mapping[str, IntArray], config: TrainConfig
+) -> Metadata:
+    """Describe the training data: what the model may be used for later."""
+    types: set[BlockType] = set()
+    charges, spins, n_messages, n_atoms = set(), set(), 0, 0
+    for k in range(len(samples)):
+        structure, sample = samples.records[k].structure, samples[k]
+        charges.add(structure.charge)
+        spins.add(structure.spin)
+        types |= set(sample.index)
+        n_messages += 2 * len(sample.graph.edges)
+        n_atoms += len(structure)
+    ordered = sorted(types, key=lambda t: (not t.on_site, t.z_i, t.z_j))
+    used = [store.ids[k] for name in ("train", "validation") for k in split[name]]
+    return Metadata(
+        basis=store.basis.to_dict(),
+        level=store.level,
+        pairs=tuple(type_name(t) for t in ordered),
+        charges=tuple(sorted(charges)),
+        spins=tuple(sorted(spins)),
+        reference=config.target.reference,
+        n_neighbours=n_messages / n_atoms,
+        model=config.model,
+        data=TrainingData(
+            name=str(store.card.get("name", store.path.stem)),
+            licence=str(store.card.get("licence", "")),
+            id=_hash(store.ids),
+            n_train=len(split["train"]),
+            n_validation=len(split["validation"]),
+            n_test=len(split["test"]),
+            split_id=_hash(used),
+        ),
+        settings=config.model_dump(mode="json"),
+        seed=config.training.seed,
+        versions=library_versions(),
+    )
+
+
+def _hash(ids: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+def _fit_units(model: HamiltonianModel, samples: SampleDataset) -> None:
+    """Set shift and scale of the targets from the training data."""
+    irreps: dict[BlockType, list[torch.Tensor]] = {}
+    distances: dict[BlockType, list[torch.Tensor]] = {}
+    for sample in (samples[k] for k in range(len(samples))):
+        assert sample.target is not None
+        length = sample.graph.pair_vectors().norm(dim=1)
+        for t, h in model.assembler.inverse(sample.target, sample.index).items():
+            irreps.setdefault(t, []).append(h)
+            if not t.on_site:
+                distances.setdefault(t, []).append(length[block_rows(sample.graph, t)])
+    model.standardiser.fit(
+        {t: torch.cat(rows) for t, rows in irreps.items()},
+        {t: torch.cat(rows) for t, rows in distances.items()},
+    )
+
+
+def _fit(
+    model: HamiltonianModel,
+    samples: list[SampleDataset],
+    config: TrainConfig,
+    out: Path,
+    resume: bool,
+    report: Report,
+    begin: float,
+) -> TrainingModule:
+    """Run the gradient steps."""
+    settings = config.training
+    budget = 60 * settings.max_minutes * (1 - RESERVE) - (time.monotonic() - begin)
+    module = TrainingModule(model, config, max(budget, 1e-3))
+    if settings.max_steps == 0:
+        return module
+    loader = train_loader(samples[0], settings.batch_size, settings.seed)
+    shown = min(len(samples[1]), settings.max_validation_frames)
+    few = RecordDataset(samples[1].records.store, samples[1].records.indices[:shown])
+    every = max(1, round(settings.validate_every / len(loader)))
+    with warnings.catch_warnings(), _quiet_lightning():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+        trainer = lightning.Trainer(
+            accelerator="cpu" if not torch.cuda.is_available() else "auto",
+            devices=1,
+            max_epochs=-1,
+            max_steps=-1 if settings.max_steps is None else settings.max_steps,
+            gradient_clip_val=config.optimiser.clip_norm,
+            check_val_every_n_epoch=every,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=out,
+            callbacks=[
+                History(out / "history.csv", report),
+                Heartbeat(report),
+                _checkpoints(out, every),
+            ],
+        )
+        trainer.fit(
+            module,
+            loader,
+            record_loader(few, settings.batch_size) if shown else None,
+            ckpt_path=out / CHECKPOINT if resume else None,
+            weights_only=True,
+        )
+    return module
+
+
+def _checkpoints(out: Path, every: int) -> ModelCheckpoint:
+    """Write ``last.ckpt`` at the end of an epoch, so that a resumed run repeats no batch."""
+    return ModelCheckpoint(
+        dirpath=(out / CHECKPOINT).parent,
+        filename=CHECKPOINT.stem,
+        save_top_k=1,
+        monitor=None,
+        every_n_epochs=every,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's remarks (devices found, tips) out of the output."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _validate(
+    model: HamiltonianModel, records: RecordDataset, config: TrainConfig
+) -> dict[str, float]:
+    """Return the errors of all validation frames, of the model as it will be saved."""
+    frames = []
+    for batch in record_loader(records, config.training.batch_size):
+        predictions = model.predict_labelled(batch)
+        frames += [frame_metrics(p, r) for p, r in zip(predictions, batch, strict=True)]
+    return summarise(frames) if frames else {}
+
+
+def _write_json(path: Path, data: Mapping[str, object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise HamnetError(f"{path}: cannot be written ({error.strerror})") from error
