@@ -17,6 +17,9 @@ from hamnet.errors import HamnetError
 from hamnet.registry import look_up
 from hamnet.structure import FloatArray, IntArray, atomic_number, symbol
 
+SHELL_LETTERS = "spdfghiklmno"
+"""Names of the angular momenta."""
+
 _OPENMX_D, _OPENMX_F = (2, 4, 0, 3, 1), (6, 4, 2, 0, 1, 3, 5)
 
 AO_ORDERS: Mapping[str, tuple[Mapping[int, Sequence[int]], bool]] = {
@@ -63,6 +66,14 @@ class OrbitalBasis:
                 f"the basis '{self.name}' holds no element {symbol(number)}; it holds {known}"
             )
         return self.shells[number]
+
+    def shell_names(self, number: int) -> list[str]:
+        """Return the name of each shell of an element, ``p2`` for its second p shell."""
+        names: list[str] = []
+        for l in self.of(number):
+            letter = SHELL_LETTERS[l]
+            names.append(f"{letter}{1 + sum(name[0] == letter for name in names)}")
+        return names
 
     def n_orbitals(self, number: int) -> int:
         """Return the number of orbitals on one atom of the element."""

@@ -7,8 +7,24 @@ from pathlib import Path
 
 from hamnet.errors import HamnetError
 
-PARTIAL = ".partial"
-"""Ending of a file that is being written."""
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with a file (a full disk, no permission) into an error that names it.
+
+    Raises:
+        HamnetError: in place of `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise HamnetError(f"{path}: cannot be written ({reason})") from error
+
+
+def partial_name(path: Path) -> Path:
+    """Return the name of a file while it is being written."""
+    return path.with_name(path.name + ".partial")
 
 
 @contextmanager
@@ -18,19 +34,18 @@ def replacing(path: Path) -> Iterator[Path]:
     The folder is made if absent. On any error what was there before stays.
 
     Raises:
-        HamnetError: the file cannot be written (a full disk, no permission): says which.
+        HamnetError: see `writing`.
     """
-    partial = path.with_name(path.name + PARTIAL)
-    try:
+    partial = partial_name(path)
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
-    except BaseException as error:
-        if partial.is_file():
-            partial.unlink()
-        if isinstance(error, OSError):
-            raise HamnetError(f"{path}: cannot be written ({error.strerror or error})") from error
-        raise
+        try:
+            yield partial
+            os.replace(partial, path)
+        except BaseException:
+            if partial.is_file():
+                partial.unlink()
+            raise
 
 
 def write_text(path: Path, text: str) -> None:

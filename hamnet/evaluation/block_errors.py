@@ -13,8 +13,6 @@ from hamnet.prediction import Prediction
 from hamnet.structure import FloatArray, IntArray, symbol
 from hamnet.units import HARTREE_TO_UHA
 
-SHELL_LETTERS = "spdfghik"
-
 
 @dataclass(frozen=True, order=True)
 class ShellKind:
@@ -60,13 +58,11 @@ class BlockError:
 
 def shell_kinds(basis: OrbitalBasis) -> list[ShellKind]:
     """Return all the shells of a basis, lightest element first."""
-    kinds = []
-    for number in sorted(basis.shells):
-        seen: dict[int, int] = {}
-        for index, l in enumerate(basis.of(number)):
-            seen[l] = seen.get(l, 0) + 1
-            kinds.append(ShellKind(number, index, f"{SHELL_LETTERS[l]}{seen[l]}"))
-    return kinds
+    return [
+        ShellKind(number, index, name)
+        for number in sorted(basis.shells)
+        for index, name in enumerate(basis.shell_names(number))
+    ]
 
 
 @dataclass

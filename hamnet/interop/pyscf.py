@@ -3,8 +3,11 @@
 Building blocks live in `hamnet.integrals`, a floor below; this is the public room.
 """
 
+from pathlib import Path
+
 import numpy as np
 from pyscf import gto
+from pyscf.tools import molden
 
 from hamnet.basis import OrbitalBasis, from_hamnet_order
 from hamnet.blocks import HamiltonianBlocks, to_dense
@@ -12,7 +15,14 @@ from hamnet.errors import HamnetError
 from hamnet.integrals import basis_of, to_blocks, to_mole
 from hamnet.structure import FloatArray, Structure
 
-__all__ = ["basis_of", "from_pyscf_matrix", "structure_of", "to_mole", "to_pyscf_matrix"]
+__all__ = [
+    "basis_of",
+    "from_pyscf_matrix",
+    "structure_of",
+    "to_mole",
+    "to_pyscf_matrix",
+    "write_molden",
+]
 
 
 def structure_of(mole: gto.Mole) -> Structure:
@@ -43,3 +53,27 @@ def to_pyscf_matrix(
 ) -> FloatArray:
     """Turn blocks into a matrix ``[..., n, n]`` in PySCF's orbital order."""
     return from_hamnet_order(to_dense(blocks), basis, structure.numbers, "pyscf")
+
+
+def write_molden(
+    path: Path,
+    mole: gto.Mole,
+    coefficients: FloatArray,
+    energies: FloatArray,
+    occupations: FloatArray,
+) -> None:
+    """Write orbitals in the Molden format.
+
+    Args:
+        path: the file.
+        mole: built molecule.
+        coefficients: orbitals as columns in PySCF's orbital order, ``[n_spin, n_ao, n_mo]``.
+        energies: Hartree, ``[n_spin, n_mo]``.
+        occupations: electrons per orbital, ``[n_spin, n_mo]``.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        molden.header(mole, file)
+        for spin, c, e, occ in zip(
+            ("Alpha", "Beta"), coefficients, energies, occupations, strict=False
+        ):
+            molden.orbital_coeff(mole, file, c, spin=spin, ene=e, occ=occ)

@@ -1,0 +1,38 @@
+"""Molden files: predicted orbitals for every viewer that quantum chemists use."""
+
+from pathlib import Path
+
+from hamnet.basis import ao_order
+from hamnet.errors import HamnetError
+from hamnet.files import replacing
+from hamnet.integrals import check_fingerprint
+from hamnet.interop.pyscf import basis_of, to_mole, write_molden
+from hamnet.prediction import Prediction
+
+MAX_L = 4
+"""The Molden format ends with g functions."""
+
+
+def save_molden(path: Path, prediction: Prediction) -> None:
+    """Write basis, orbitals, energies and occupations; two spin channels as Alpha and Beta.
+
+    Raises:
+        HamnetError: h functions or higher, which the format cannot hold; a basis that PySCF now
+            defines in another way; a file that cannot be written.
+    """
+    structure, basis = prediction.structure, prediction.basis
+    highest = max(l for z in structure.numbers for l in basis.of(int(z)))
+    if highest > MAX_L:
+        raise HamnetError(
+            f"the Molden format ends with g functions (l = {MAX_L}), but the basis "
+            f"'{basis.name}' has l = {highest}; use the .npz output"
+        )
+    mole = to_mole(structure, basis.name)
+    check_fingerprint(basis, basis_of(mole, basis.name))
+    perm, sign = ao_order(basis, structure.numbers, "pyscf")  # hamnet = sign * pyscf[perm]
+    coefficients = prediction.coefficients.copy()
+    coefficients[:, perm] = sign[:, None] * prediction.coefficients
+    with replacing(path) as partial:
+        write_molden(
+            partial, mole, coefficients, prediction.orbital_energies, prediction.occupations
+        )
