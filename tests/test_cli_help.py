@@ -9,7 +9,7 @@ import pytest
 
 from hamnet_cli.app import app
 
-HEAVY = ("torch", "pyscf", "numpy", "scipy", "ase", "h5py", "matplotlib", "lightning", "pydantic")
+HEAVY = ("torch", "pyscf", "numpy", "scipy", "ase", "h5py", "matplotlib", "lightning")
 
 SHOW_HELP = """
 import sys

@@ -17,6 +17,9 @@ from typer.core import TyperGroup
 
 from hamnet.errors import HamnetError
 from hamnet_cli.common import complain
+from hamnet_cli.evaluate import evaluate
+from hamnet_cli.predict import predict
+from hamnet_cli.train import train
 
 _CURABLE = {
     errno.ENOSPC,
@@ -76,3 +79,8 @@ def main(
 
     Try it: hamnet demo
     """
+
+
+app.command()(train)
+app.command()(evaluate)
+app.command()(predict)

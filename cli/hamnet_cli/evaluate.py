@@ -1,0 +1,49 @@
+"""``hamnet evaluate``: a model's errors on labelled frames that it has not seen."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hamnet_cli.common import Json, Quiet, complain, note, print_json, print_table, progress
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Folder of a training run, or a model file.")],
+    data: Annotated[Path, typer.Argument(help="Labels, made by 'hamnet label'.")],
+    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the report.  [default: evaluate-SPLIT]"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Frames predicted at once.")] = 32,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Compare predictions with labels: tables, metrics.json and a self-contained report.html.
+
+    Example: hamnet evaluate runs/water water.h5 --split test
+    """
+    from hamnet.data.store import Store
+    from hamnet.evaluation.model import choose_records, evaluate_model, provenance
+    from hamnet.evaluation.report import write_results
+    from hamnet.models import load_model
+    from hamnet_cli.tables import metrics_table
+
+    loaded = load_model(model)
+    run_dir = model if model.is_dir() else model.parent
+    out = out or run_dir / f"evaluate-{split}"
+    with Store.open(data) as store:
+        rows = choose_records(loaded.metadata, store, split)
+        with progress("evaluate", len(rows), quiet) as advance:
+            found = evaluate_model(loaded, store, rows, batch_size=batch_size, advance=advance)
+        about = provenance(loaded, model, store, split)
+    summary = write_results(found, out, about, run_dir / "history.csv")
+    if json:
+        print_json(summary)
+    else:
+        print_table(metrics_table(found))
+        note(f"report: {out / 'report.html'}")
+    if found.n_failed:
+        complain(f"{found.n_failed} of {len(found.frames)} frames could not be predicted")
+        raise typer.Exit(1)

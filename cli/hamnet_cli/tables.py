@@ -1,0 +1,91 @@
+"""Results as tables for people; imported by commands only when they print."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from hamnet.evaluation import Evaluation
+from hamnet.metrics import METRICS
+
+MAX_FRAMES = 12
+
+
+def metrics_table(evaluation: Evaluation) -> Table:
+    """Return the mean errors with their meaning."""
+    n = len(evaluation.frames) - evaluation.n_failed
+    table = Table(title=f"Mean errors over {n} frames", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("meaning")
+    for name, meaning in METRICS.items():
+        digits = ".6f" if name == "psi_cosine" else ".4g"
+        table.add_row(name, format(evaluation.metrics[name], digits), meaning)
+    return table
+
+
+def frames_table(evaluation: Evaluation) -> Table:
+    """Return predicted and labelled frontier orbitals, and the errors, of the first frames."""
+    shown = [frame for frame in evaluation.frames if not frame.error][:MAX_FRAMES]
+    table = Table(
+        title=f"Held-out frames ({len(shown)} of {len(evaluation.frames)}): "
+        "predicted / PySCF in eV, error in meV",
+        title_justify="left",
+    )
+    for name in ("frame", "HOMO", "error", "LUMO", "error", "gap", "error", "occupied", "H (µHa)"):
+        table.add_column(name, justify="right")
+    for frame in shown:
+        cells = [str(frame.index)]
+        for name in ("homo", "lumo", "gap"):
+            ours, label = frame.frontier_ev[f"{name}_ev"], frame.frontier_ev[f"{name}_ref_ev"]
+            cells += [f"{ours:.3f} / {label:.3f}", f"{1e3 * (ours - label):+.1f}"]
+        cells += [f"{frame.metrics['eps_occ_mae_mev']:.1f}", f"{frame.metrics['h_mae_uha']:.1f}"]
+        table.add_row(*cells)
+    return table
+
+
+def orbitals_table(evaluation: Evaluation) -> Table:
+    """Return every occupied orbital and the LUMO of the first frame, predicted and labelled."""
+    ladder = evaluation.ladders[0]
+    table = Table(title=f"Orbital energies of frame {ladder.index}", title_justify="left")
+    table.add_column("orbital")
+    for name in ("predicted (eV)", "PySCF (eV)", "error (meV)"):
+        table.add_column(name, justify="right")
+    for ours, label, occupations in zip(
+        ladder.predicted_ev, ladder.reference_ev, ladder.occupations, strict=True
+    ):
+        n = int((occupations > 0).sum())
+        for k in range(min(n + 1, len(ours))):
+            name = {n - 1: "HOMO", n: "LUMO"}.get(k, f"occupied {k + 1}")
+            error = 1e3 * (ours[k] - label[k])
+            table.add_row(name, f"{ours[k]:.3f}", f"{label[k]:.3f}", f"{error:+.1f}")
+    return table
+
+
+def summary_line(evaluation: Evaluation) -> str:
+    """Return the main numbers in one line."""
+    m = evaluation.metrics
+    return (
+        f"H MAE {m['h_mae_uha']:.1f} µHa, occupied {m['eps_occ_mae_mev']:.2f} meV, "
+        f"HOMO {m['homo_mae_mev']:.2f} meV, LUMO {m['lumo_mae_mev']:.2f} meV, "
+        f"gap {m['gap_mae_mev']:.2f} meV"
+    )
+
+
+def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the first rows of ``predictions.csv``."""
+    table = Table(title_justify="left")
+    columns = ("frame", "formula", "homo_ev", "lumo_ev", "gap_ev", "warnings")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("formula", "warnings") else "right")
+    for row in rows[:MAX_FRAMES]:
+        energies = [_ev(row[name]) for name in columns[2:5]]
+        remark = f"error: {row['error']}" if row["error"] else row["warnings"]
+        table.add_row(str(row["frame"]), row["formula"], *energies, remark)
+    if len(rows) > MAX_FRAMES:
+        table.caption = f"{len(rows) - MAX_FRAMES} more in predictions.csv"
+    return table
+
+
+def _ev(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else ""
