@@ -33,6 +33,14 @@ def atomic_number(name: str) -> int:
     return int(atomic_numbers[name])
 
 
+def hill_formula(numbers: IntArray) -> str:
+    """Return the chemical formula of some atoms, carbon and hydrogen first (Hill system)."""
+    count = Counter(symbol(int(z)) for z in numbers)
+    lead = [s for s in ("C", "H") if "C" in count and s in count]
+    names = lead + sorted(set(count) - set(lead))
+    return "".join(s + (str(count[s]) if count[s] > 1 else "") for s in names)
+
+
 def _frozen(value: ArrayLike, dtype: type, shape: tuple[int, ...], name: str) -> NDArray[Any]:
     array: NDArray[Any] = np.array(value, dtype=dtype)
     if array.shape != shape:
@@ -93,10 +101,7 @@ class Structure:
     @property
     def formula(self) -> str:
         """Chemical formula, carbon and hydrogen first (Hill system)."""
-        count = Counter(symbol(z) for z in self.numbers)
-        lead = [s for s in ("C", "H") if "C" in count and s in count]
-        names = lead + sorted(set(count) - set(lead))
-        return "".join(s + (str(count[s]) if count[s] > 1 else "") for s in names)
+        return hill_formula(self.numbers)
 
     @property
     def n_electrons(self) -> int:

@@ -5,10 +5,12 @@ runs one thread: two workers of one thread beat one worker of two. A worker that
 and its frame tried again; a frame that keeps killing workers comes back as an exception.
 """
 
+import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -37,7 +39,7 @@ def default_workers() -> int:
 
 def run_tasks(
     function: Callable[[T], R], tasks: Iterable[T], *, n_workers: int = 0
-) -> Iterator[tuple[T, R | Exception]]:
+) -> Generator[tuple[T, R | Exception]]:
     """Yield ``(task, result)`` in the order in which results come.
 
     Args:
@@ -48,10 +50,15 @@ def run_tasks(
     Yields:
         The task with its result, or with the exception that it raised or its worker died of.
     """
+    tasks = iter(tasks)
     if n_workers == 0:
         for task in tasks:
             yield task, _call(function, task)
         return
+    first = list(itertools.islice(tasks, n_workers))
+    if not first:
+        return
+    n_workers = len(first)
     with (
         LocalCluster(
             n_workers=n_workers,
@@ -64,7 +71,8 @@ def run_tasks(
         ) as cluster,
         Client(cluster) as client,
     ):
-        yield from _stream(client, function, iter(tasks), IN_FLIGHT_PER_WORKER * n_workers)
+        queue = itertools.chain(first, tasks)
+        yield from _stream(client, function, queue, IN_FLIGHT_PER_WORKER * n_workers)
 
 
 def _call(function: Callable[[T], R], task: T) -> R | Exception:
@@ -129,9 +137,10 @@ class Progress:
 
 
 def label_frames(
-    frames: Sequence[Task | Failure],
+    frames: Iterable[Task | Failure],
     writer: Writer,
     *,
+    total: int,
     references: Sequence[str] = DEFAULT_REFERENCES,
     n_workers: int = 0,
     retry_failed: bool = False,
@@ -140,8 +149,9 @@ def label_frames(
     """Label frames into a writer; frames that it holds already are skipped.
 
     Args:
-        frames: tasks, and frames that could not be read.
+        frames: tasks, and frames that could not be read; taken one by one.
         writer: receives every label the moment it is ready.
+        total: number of frames, for the progress.
         references: reference Hamiltonians to store.
         n_workers: worker processes; 0 labels in this process.
         retry_failed: try frames again that failed in an earlier run.
@@ -155,6 +165,7 @@ def label_frames(
         frames,
         writer,
         function,
+        total=total,
         n_workers=n_workers,
         retry_failed=retry_failed,
         on_progress=on_progress,
@@ -162,22 +173,24 @@ def label_frames(
 
 
 def process(
-    frames: Sequence[TaskT | Failure],
+    frames: Iterable[TaskT | Failure],
     writer: Writer,
     function: Callable[[TaskT], Outcome],
     *,
+    total: int,
     n_workers: int = 0,
     retry_failed: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Turn frames into records with any function; see `label_frames` for the arguments."""
-    progress = Progress(total=len(frames))
-    tasks = list(_new_tasks(frames, writer, progress, retry_failed))
+    progress = Progress(total)
     on_progress(progress)
-    n_workers = min(n_workers, len(tasks))
-    for task, outcome in run_tasks(function, tasks, n_workers=n_workers):
-        _keep(outcome, task, writer, progress)
-        on_progress(progress)
+    tasks = _new_tasks(frames, writer, progress, retry_failed)
+    with closing(run_tasks(function, tasks, n_workers=n_workers)) as results:
+        for task, outcome in results:
+            _keep(outcome, task, writer, progress)
+            on_progress(progress)
+    on_progress(progress)
     return progress
 
 

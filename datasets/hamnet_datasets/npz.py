@@ -31,6 +31,7 @@ from hamnet.registry import look_up
 from hamnet.structure import FloatArray, Structure
 from hamnet.units import BOHR_TO_ANGSTROM
 from hamnet_datasets.engine import Progress, process
+from hamnet_datasets.jobs import made_by
 from hamnet_datasets.labels import (
     DEFAULT_REFERENCES,
     LabelError,
@@ -111,10 +112,17 @@ def import_npz(
         raise HamnetError(f"{path}: not one of the {len(frames)} frames can be read")
     check_first(readable[0], level, order)
     wanted = check_references(references)
-    card = {"name": path.stem, **(card or {}), "imported_from": path.name, "importer": "npz"}
+    card = {"name": path.stem, **(card or {}), **made_by(), "imported_from": path.name}
     with Writer(out, level, references=wanted, card=card) as writer:
         convert = partial(convert_task, level=level, order=order, references=wanted)
-        progress = process(frames, writer, convert, n_workers=n_workers, on_progress=on_progress)
+        progress = process(
+            frames,
+            writer,
+            convert,
+            total=len(frames),
+            n_workers=n_workers,
+            on_progress=on_progress,
+        )
         writer.finish()
     return progress
 

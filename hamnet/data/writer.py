@@ -227,6 +227,10 @@ class Writer:
             "failures", data=np.frombuffer(failures, np.uint8), chunks=True, fletcher32=True
         )
 
+    def discard(self) -> None:
+        """Forget what has been appended since the file was last finished."""
+        self._journal.remove()
+
     def close(self) -> None:
         """Stop; what has been appended stays in the journal and the next run goes on from there."""
         if len(self._journal) <= 1:

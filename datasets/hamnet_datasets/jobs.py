@@ -1,0 +1,152 @@
+"""Labelling from end to end: from a structure file or a recipe to a finished store."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyscf
+
+from hamnet.data.failure import Failure
+from hamnet.data.level import LevelOfTheory
+from hamnet.data.writer import Writer
+from hamnet.errors import HamnetError
+from hamnet.interop.ase import Frame, read_frames
+from hamnet_datasets.engine import Progress, label_frames
+from hamnet_datasets.labels import DEFAULT_REFERENCES, Task, check_references, resolve
+from hamnet_datasets.recipes import Recipe, SamplingMethod
+from hamnet_datasets.sampling import n_frames, recipe_tasks
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a job.
+
+    Attributes:
+        references: reference Hamiltonians to store.
+        n_workers: worker processes; 0 labels in this process.
+        limit: stop after so many frames; None for all.
+        retry_failed: try frames again that failed in an earlier run.
+        on_progress: called after every frame.
+    """
+
+    references: Sequence[str] = DEFAULT_REFERENCES
+    n_workers: int = 0
+    limit: int | None = None
+    retry_failed: bool = False
+    on_progress: Callable[[Progress], None] = lambda progress: None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a job has done.
+
+    Attributes:
+        path: the store; it does not exist if it would hold no record.
+        n_records: records in the store.
+        progress: what happened in this run.
+        failures: all frames without a label, also of earlier runs.
+    """
+
+    path: Path
+    n_records: int
+    progress: Progress
+    failures: list[Failure]
+
+
+def made_by() -> dict[str, str]:
+    """Return versions and time for the card of a dataset."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"created": now, "hamnet_version": version("hamnet"), "pyscf_version": pyscf.__version__}
+
+
+def label_file(
+    path: str | Path,
+    out: str | Path,
+    level: LevelOfTheory,
+    *,
+    charge: int | None = None,
+    spin: int | None = None,
+    options: Options = Options(),
+) -> Report:
+    """Label every frame of a structure file; run it again to go on where it stopped.
+
+    Args:
+        path: any file that ASE reads.
+        out: the store to write or to go on with.
+        level: level of theory.
+        charge: total charge of every frame; by default what the frame says, or 0.
+        spin: unpaired electrons of every frame; by default what the frame says, or 0.
+        options: references, workers, limit.
+
+    Raises:
+        HamnetError: nothing in the file can be read; unknown functional or basis; the store cannot
+            be written or holds another level of theory. Single bad frames are reported instead.
+    """
+    path = Path(path)
+    frames = list(read_frames(path, charge=charge, spin=spin))[: options.limit]
+    card = {"name": Path(out).stem, "source": path.name}
+    return _run(map(_task, frames), len(frames), out, level, card, options)
+
+
+def _task(frame: Frame) -> Task | Failure:
+    if isinstance(frame.structure, HamnetError):
+        return Failure(frame.origin, "read", str(frame.structure))
+    return Task(frame.structure, frame.origin, frame.group, frame.index)
+
+
+def label_recipe(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    method: SamplingMethod | None = None,
+    options: Options = Options(),
+) -> Report:
+    """Make and label the frames of a recipe; run it again to go on where it stopped.
+
+    Args:
+        recipe: the recipe.
+        out: the store to write or to go on with.
+        method: sampling; the recipe's own by default.
+        options: references, workers, limit.
+
+    Raises:
+        HamnetError: see `label_file` and `recipe_tasks`.
+    """
+    total = min(n_frames(recipe, method), options.limit or n_frames(recipe, method))
+    tasks = recipe_tasks(recipe, limit=total, method=method)
+    return _run(tasks, total, out, recipe.level, recipe.card(), options)
+
+
+def _run(
+    frames: Iterable[Task | Failure],
+    total: int,
+    out: str | Path,
+    level: LevelOfTheory,
+    card: Mapping[str, Any],
+    options: Options,
+) -> Report:
+    references = check_references(options.references)
+    card = {**card, **made_by()}
+    with Writer(out, resolve(level), references=references, card=card) as writer:
+        progress = label_frames(
+            frames,
+            writer,
+            total=total,
+            references=references,
+            n_workers=options.n_workers,
+            retry_failed=options.retry_failed,
+            on_progress=options.on_progress,
+        )
+        if len(writer):
+            writer.finish()
+        else:
+            writer.discard()
+        return Report(writer.path, len(writer), progress, writer.failures)
+
+
+def interrupted_message(out: str | Path) -> str:
+    """Return what to say after Ctrl-C."""
+    return f"stopped; finished labels are kept: run the same command again to go on with {out}"

@@ -1,0 +1,149 @@
+"""Recipes: datasets that make their own geometries, described by TOML cards.
+
+A recipe is a file ``recipes/NAME.toml`` checked by `Recipe`; a path to your own file works too.
+"""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from ase import Atoms
+from ase.collections import g2
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hamnet.data.level import LevelOfTheory
+from hamnet.errors import HamnetError
+from hamnet.interop.ase import from_atoms
+from hamnet.registry import did_you_mean
+from hamnet.structure import Structure
+
+SamplingMethod = Literal["normal-modes", "langevin"]
+SAMPLING_METHODS: tuple[SamplingMethod, ...] = ("normal-modes", "langevin")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class NormalModes(_Table):
+    """Thermal vibrations in the harmonic approximation; independent frames."""
+
+    temperature_k: float = Field(gt=0)
+    frames_per_molecule: int = Field(ge=1)
+
+
+class Langevin(_Table):
+    """GFN2-xTB Langevin dynamics; frames of one trajectory belong together."""
+
+    temperature_k: float = Field(gt=0)
+    timestep_fs: float = Field(default=0.5, gt=0)
+    friction_per_fs: float = Field(default=0.02, gt=0)
+    equilibration_fs: float = Field(default=1000.0, ge=0)
+    interval_fs: float = Field(default=20.0, gt=0)
+    trajectories: int = Field(ge=1)
+    frames_per_trajectory: int = Field(ge=1)
+
+
+class Sampling(_Table):
+    """How geometries are made; ``method`` is the default, a command may choose the other one."""
+
+    method: SamplingMethod
+    seed: int = 0
+    normal_modes: NormalModes = Field(alias="normal-modes")
+    langevin: Langevin
+
+
+class Units(_Table):
+    """Units of the file that a recipe makes; there is no choice, but a reader wants to see it."""
+
+    energy: Literal["Hartree"]
+    length: Literal["Angstrom"]
+    dipole: Literal["Debye"]
+
+
+class Recipe(_Table):
+    """A dataset card with everything that is needed to make the dataset."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    title: str
+    citation: str
+    licence: str
+    molecules: list[str] = Field(default_factory=list)
+    """Names in ASE's g2 collection."""
+    closed_shell_g2: str = ""
+    """Instead of names: all closed-shell g2 molecules of these elements (``"C H N O F"``)."""
+    units: Units
+    level: LevelOfTheory
+    sampling: Sampling
+
+    def card(self) -> dict[str, Any]:
+        """Return what the dataset file says about itself."""
+        chosen = {"name", "title", "citation", "licence", "units", "sampling"}
+        return {**self.model_dump(mode="json", include=chosen, by_alias=True), "recipe": self.name}
+
+    def geometries(self) -> dict[str, Structure]:
+        """Return the molecules to start from, by name.
+
+        Raises:
+            HamnetError: no molecule, or a name that is not in the g2 collection.
+        """
+        names = list(self.molecules)
+        if self.closed_shell_g2:
+            elements = set(self.closed_shell_g2.split())
+            names += [name for name in sorted(g2.names) if _is_closed_shell(g2[name], elements)]
+        if not names:
+            raise HamnetError(f"recipe {self.name}: name 'molecules' or 'closed_shell_g2'")
+        for name in names:
+            if name not in g2.names:
+                raise HamnetError(
+                    f"recipe {self.name}: unknown molecule '{name}'{did_you_mean(name, g2.names)}"
+                )
+        return {name: from_atoms(g2[name]) for name in names}
+
+
+def _is_closed_shell(atoms: Atoms, elements: set[str]) -> bool:
+    unpaired = atoms.get_initial_magnetic_moments().any()
+    return set(atoms.get_chemical_symbols()) <= elements and not unpaired
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the shipped recipes."""
+    folder = files("hamnet_datasets") / "recipes"
+    return sorted(
+        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
+    )
+
+
+def load_recipe(name: str) -> Recipe:
+    """Return a shipped recipe, or the one in a TOML file.
+
+    Raises:
+        HamnetError: unknown name, no TOML, or keys and values that do not fit; all at once.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise HamnetError(f"{path}: no such file")
+        text = path.read_text(encoding="utf-8")
+    elif name in recipe_names():
+        text = (files("hamnet_datasets") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise HamnetError(f"unknown recipe '{name}'{did_you_mean(name, recipe_names())}")
+    try:
+        return Recipe.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise HamnetError(f"recipe {name} is not TOML: {error}") from error
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}"
+            + (_suggest(e) if e["type"] == "extra_forbidden" else "")
+            for e in error.errors()
+        ]
+        raise HamnetError(f"recipe {name}: " + "; ".join(lines)) from error
+
+
+def _suggest(error: Any) -> str:
+    tables = (Recipe, Sampling, NormalModes, Langevin, LevelOfTheory, Units)
+    keys = {f.alias or key for table in tables for key, f in table.model_fields.items()}
+    return did_you_mean(str(error["loc"][-1]), keys)

@@ -1,0 +1,210 @@
+"""Geometries around equilibrium: thermal normal modes (built in), GFN2-xTB dynamics (extra ``md``).
+
+A seed always gives the same geometries. Positions are rounded to 1e-7 Angstrom, so that another
+machine's last bits do not make another geometry.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+from ase import units as ase_units
+from ase.data import atomic_masses
+from ase.md.langevin import Langevin as AseLangevin
+from pyscf import scf
+from pyscf.data import nist
+from scipy.spatial.transform import Rotation
+
+from hamnet.errors import HamnetError
+from hamnet.integrals import to_mole
+from hamnet.interop.ase import to_atoms
+from hamnet.structure import FloatArray, Structure, check_contacts
+from hamnet.units import BOHR_TO_ANGSTROM
+from hamnet_datasets.labels import Task
+from hamnet_datasets.recipes import Langevin, NormalModes, Recipe, SamplingMethod
+
+HESSIAN_BASIS = "sto-3g"
+MIN_WAVENUMBER = 200.0
+"""1/cm; softer modes (torsions) count as this stiff: straight displacements along them would
+stretch bonds."""
+
+_MAX_TRIES = 100
+_DECIMALS = 7
+_AMU_TO_ELECTRON_MASS = nist.ATOMIC_MASS / nist.E_MASS
+_KELVIN_TO_HARTREE = nist.BOLTZMANN / nist.HARTREE2J
+_WAVENUMBER_TO_HARTREE = 1.0 / nist.HARTREE2WAVENUMBER
+
+
+def recipe_tasks(
+    recipe: Recipe, *, limit: int | None = None, method: SamplingMethod | None = None
+) -> Iterator[Task]:
+    """Yield the frames of a recipe, molecule by molecule, made when they are asked for.
+
+    Args:
+        recipe: the recipe.
+        limit: stop after so many frames.
+        method: the recipe's own by default.
+
+    Raises:
+        HamnetError: ``langevin`` without tblite; a molecule whose geometry falls apart.
+    """
+    method = method or recipe.sampling.method
+    tasks = itertools.islice(_all_tasks(recipe, method), limit)
+    for order, (structure, group, name) in enumerate(tasks):
+        yield Task(structure, f"{recipe.name}/{name}", group, order)
+
+
+def n_frames(recipe: Recipe, method: SamplingMethod | None = None) -> int:
+    """Return the number of frames of a recipe."""
+    n_molecules = len(recipe.geometries())
+    if (method or recipe.sampling.method) == "langevin":
+        md = recipe.sampling.langevin
+        return n_molecules * md.trajectories * md.frames_per_trajectory
+    return n_molecules * recipe.sampling.normal_modes.frames_per_molecule
+
+
+def _all_tasks(recipe: Recipe, method: SamplingMethod) -> Iterator[tuple[Structure, str, str]]:
+    """Yield ``(structure, group, name of the frame)``.
+
+    The frames of one molecule are one group where there are many molecules; else the frames of one
+    trajectory; else every frame is independent.
+    """
+    molecules = recipe.geometries()
+    many = len(molecules) > 1
+    for k, (name, structure) in enumerate(molecules.items()):
+        seed = [recipe.sampling.seed, k]
+        if method == "langevin":
+            for t in range(recipe.sampling.langevin.trajectories):
+                frames = langevin_frames(structure, recipe.sampling.langevin, [*seed, t])
+                group = name if many else f"{name}/trajectory-{t}"
+                for f, frame in enumerate(frames):
+                    yield frame, group, f"{name}/trajectory-{t}/{f}"
+        else:
+            frames = normal_mode_frames(structure, recipe.sampling.normal_modes, seed)
+            for f, frame in enumerate(frames):
+                yield frame, name if many else "", f"{name}/{f}"
+
+
+def hessian(structure: Structure) -> FloatArray:
+    """Return the Hartree-Fock/STO-3G Hessian, Hartree/Bohr^2, ``[3N, 3N]``.
+
+    A force model for sampling only: seconds for ten heavy atoms, right in its proportions.
+
+    Raises:
+        HamnetError: an element without STO-3G basis; no convergence.
+    """
+    mf = scf.HF(to_mole(structure, HESSIAN_BASIS))
+    mf.chkfile = None
+    mf.kernel()
+    if not mf.converged:
+        raise HamnetError(
+            f"no normal modes for {structure.formula}: Hartree-Fock/{HESSIAN_BASIS} does not "
+            "converge at the starting geometry"
+        )
+    n = 3 * len(structure)
+    return np.asarray(mf.Hessian().kernel()).transpose(0, 2, 1, 3).reshape(n, n)
+
+
+def vibration_root(structure: Structure, temperature_k: float) -> FloatArray:
+    """Return A with ``x = A z``, ``z ~ N(0, 1)``: displacements of thermal vibrations, Angstrom.
+
+    The quantum harmonic distribution (thermal Wigner function): along a mode of frequency w the
+    mass-weighted variance is ``coth(w / 2kT) / 2w``. A is a function of the Hessian as a matrix, so
+    that it does not depend on signs and mixtures of eigenvectors. Shape ``[3N, 3N]``.
+    """
+    mass = np.repeat(atomic_masses[structure.numbers] * _AMU_TO_ELECTRON_MASS, 3)  # (3N,)
+    weighted = hessian(structure) / np.sqrt(np.outer(mass, mass))
+    rigid = _rigid_motions(structure, mass)  # (3N, 5 or 6)
+    internal = np.eye(len(mass)) - rigid @ rigid.T
+    w2, modes = np.linalg.eigh(internal @ weighted @ internal)
+    floor = MIN_WAVENUMBER * _WAVENUMBER_TO_HARTREE
+    w = np.sqrt(np.maximum(w2, floor**2))
+    sigma = np.sqrt(1.0 / (2.0 * w * np.tanh(w / (2.0 * _KELVIN_TO_HARTREE * temperature_k))))
+    root = internal @ (modes * sigma) @ modes.T @ internal
+    scaled: FloatArray = root / np.sqrt(mass)[:, None] * BOHR_TO_ANGSTROM
+    return scaled
+
+
+def _rigid_motions(structure: Structure, mass: FloatArray) -> FloatArray:
+    """Return an orthonormal basis of mass-weighted translations and rotations."""
+    weight = np.sqrt(mass[::3])  # (N,)
+    centre = np.average(structure.positions, axis=0, weights=mass[::3])
+    arms = structure.positions - centre
+    moves = []
+    for axis in np.eye(3):
+        moves.append((weight[:, None] * axis).ravel())
+        moves.append((weight[:, None] * np.cross(axis, arms)).ravel())
+    vectors, size, _ = np.linalg.svd(np.array(moves).T, full_matrices=False)
+    basis: FloatArray = vectors[:, size > 1e-6 * size.max()]  # five of a linear molecule
+    return basis
+
+
+def normal_mode_frames(
+    structure: Structure, settings: NormalModes, seed: list[int]
+) -> Iterator[Structure]:
+    """Yield independent thermal geometries in random orientations.
+
+    Raises:
+        HamnetError: nearly all geometries have atoms that touch.
+    """
+    root = vibration_root(structure, settings.temperature_k)
+    rng = np.random.default_rng(seed)
+    for _ in range(settings.frames_per_molecule):
+        yield _draw(structure, root, rng)
+
+
+def _draw(structure: Structure, root: FloatArray, rng: np.random.Generator) -> Structure:
+    for _ in range(_MAX_TRIES):
+        moved = structure.positions + (root @ rng.standard_normal(len(root))).reshape(-1, 3)
+        turned = Rotation.from_quat(rng.standard_normal(4)).apply(moved)
+        frame = _moved(structure, turned)
+        try:
+            check_contacts(frame)
+        except HamnetError as error:
+            last = error
+            continue
+        return frame
+    raise HamnetError(f"no sound geometry of {structure.formula} in {_MAX_TRIES} tries: {last}")
+
+
+def _moved(structure: Structure, positions: FloatArray) -> Structure:
+    return Structure(
+        numbers=structure.numbers,
+        positions=np.round(positions, _DECIMALS),
+        charge=structure.charge,
+        spin=structure.spin,
+    )
+
+
+def langevin_frames(
+    structure: Structure, settings: Langevin, seed: list[int]
+) -> Iterator[Structure]:
+    """Yield frames of one GFN2-xTB Langevin trajectory after its equilibration.
+
+    Raises:
+        HamnetError: tblite is not installed.
+    """
+    try:
+        from tblite.ase import TBLite  # noqa: PLC0415  (an extra: most users label without it)
+    except ImportError as error:
+        raise HamnetError(
+            "Langevin dynamics needs tblite: pip install 'hamnet[md]', or sample the built-in "
+            "normal modes with '--sampling normal-modes'"
+        ) from error
+    rng = np.random.default_rng(seed)
+    atoms = to_atoms(structure)
+    atoms.calc = TBLite(method="GFN2-xTB", charge=structure.charge, verbosity=0)
+    spread = np.sqrt(atoms.get_masses() * ase_units.kB * settings.temperature_k)
+    atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * spread[:, None])
+    dynamics = AseLangevin(
+        atoms,
+        settings.timestep_fs * ase_units.fs,
+        temperature_K=settings.temperature_k,
+        friction=settings.friction_per_fs / ase_units.fs,
+        fixcm=False,  # fixing the centre of mass would not sample the right ensemble
+        rng=rng,
+    )
+    dynamics.run(round(settings.equilibration_fs / settings.timestep_fs))
+    for _ in range(settings.frames_per_trajectory):
+        dynamics.run(round(settings.interval_fs / settings.timestep_fs))
+        yield _moved(structure, atoms.positions - atoms.get_center_of_mass())

@@ -1,0 +1,68 @@
+"""What a store holds, in numbers."""
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from hamnet.data.store import Store
+from hamnet.structure import FloatArray, hill_formula, symbol
+from hamnet.units import HARTREE_TO_EV
+
+
+def frontier_energies(store: Store) -> tuple[FloatArray, FloatArray]:
+    """Return HOMO and LUMO energies of every record over all spins, Hartree, each ``[n]``.
+
+    NaN where a record has no such orbital.
+    """
+    energies = store.column("orbitals/energies")
+    occupied = store.column("orbitals/occupations") > 0
+    cuts = store.column("offsets/orbitals")
+    homo, lumo = np.full((2, len(store)), np.nan)
+    for k, (start, stop) in enumerate(pairwise(cuts)):
+        e, full = energies[start:stop], occupied[start:stop]
+        if full.any():
+            homo[k] = e[full].max()
+        if not full.all():
+            lumo[k] = e[~full].min()
+    return homo, lumo
+
+
+def summarise(store: Store) -> dict[str, Any]:
+    """Return a JSON-ready summary of a store, units in the names."""
+    homo, lumo = frontier_energies(store)
+    numbers = store.column("atoms/numbers")
+    cuts = store.column("offsets/atoms")
+    formulas = Counter(hill_formula(numbers[a:b]) for a, b in pairwise(cuts))
+    split = store.split or {}
+    return {
+        "path": str(store.path),
+        "bytes": store.path.stat().st_size,
+        "records": len(store),
+        "level": store.level.model_dump(mode="json"),
+        "basis_shells": store.basis.to_dict()["shells"],
+        "elements": [symbol(int(z)) for z in np.unique(numbers)],
+        "formulas": dict(formulas.most_common()),
+        "atoms_per_record": _range(np.diff(cuts)),
+        "groups": len(set(store.groups) - {""}),
+        "open_shell_records": int((store.column("frames/spin") != 0).sum()),
+        "charged_records": int((store.column("frames/charge") != 0).sum()),
+        "references": list(store.references),
+        "split": {name: len(indices) for name, indices in split.items()},
+        "energy_hartree": _range(store.column("frames/energy")),
+        "homo_ev": _range(homo * HARTREE_TO_EV),
+        "lumo_ev": _range(lumo * HARTREE_TO_EV),
+        "gap_ev": _range((lumo - homo) * HARTREE_TO_EV),
+        "seconds_per_label": _range(store.column("frames/seconds")),
+        "failures": [f.to_dict() for f in store.failures],
+        "card": dict(store.card),
+    }
+
+
+def _range(values: Any) -> dict[str, float] | None:
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    if len(finite) == 0:
+        return None
+    return {"min": float(finite.min()), "mean": float(finite.mean()), "max": float(finite.max())}
