@@ -26,7 +26,7 @@ class ModelConfig(Section):
     """Pairs closer than this exchange messages, Angstrom."""
     pair_cutoff: float = Field(default=12.0, gt=0)
     """Pairs closer than this have a block; it falls smoothly to zero there, Angstrom."""
-    n_radial: int = Field(default=32, ge=2)
+    n_radial: int = Field(default=16, ge=2)
     """Gaussians on the distance."""
     radial_hidden: int = Field(default=64, ge=1)
     """Width of the radial networks."""
