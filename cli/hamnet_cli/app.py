@@ -17,7 +17,9 @@ from typer.core import TyperGroup
 
 from hamnet.errors import HamnetError
 from hamnet_cli.common import complain
+from hamnet_cli.data import data
 from hamnet_cli.evaluate import evaluate
+from hamnet_cli.label import label
 from hamnet_cli.predict import predict
 from hamnet_cli.train import train
 
@@ -81,6 +83,8 @@ def main(
     """
 
 
+app.command()(label)
+app.add_typer(data, name="data")
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)

@@ -183,14 +183,16 @@ def process(
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Turn frames into records with any function; see `label_frames` for the arguments."""
-    progress = Progress(total)
+    progress, reported = Progress(total), 0
     on_progress(progress)
     tasks = _new_tasks(frames, writer, progress, retry_failed)
     with closing(run_tasks(function, tasks, n_workers=n_workers)) as results:
         for task, outcome in results:
             _keep(outcome, task, writer, progress)
+            reported = progress.done
             on_progress(progress)
-    on_progress(progress)
+    if progress.done != reported:  # frames at the end that needed no work
+        on_progress(progress)
     return progress
 
 

@@ -93,7 +93,7 @@ def label_file(
 
 def _task(frame: Frame) -> Task | Failure:
     if isinstance(frame.structure, HamnetError):
-        return Failure(frame.origin, "read", str(frame.structure))
+        return Failure(frame.origin, "read", str(frame.structure).removeprefix(f"{frame.origin}: "))
     return Task(frame.structure, frame.origin, frame.group, frame.index)
 
 
@@ -140,11 +140,16 @@ def _run(
             retry_failed=options.retry_failed,
             on_progress=options.on_progress,
         )
-        if len(writer):
-            writer.finish()
-        else:
-            writer.discard()
-        return Report(writer.path, len(writer), progress, writer.failures)
+        return finish(writer, progress)
+
+
+def finish(writer: Writer, progress: Progress) -> Report:
+    """Write the store, unless it would hold no record, and report."""
+    if len(writer):
+        writer.finish()
+    else:
+        writer.discard()
+    return Report(writer.path, len(writer), progress, writer.failures)
 
 
 def interrupted_message(out: str | Path) -> str:

@@ -31,7 +31,7 @@ from hamnet.registry import look_up
 from hamnet.structure import FloatArray, Structure
 from hamnet.units import BOHR_TO_ANGSTROM
 from hamnet_datasets.engine import Progress, process
-from hamnet_datasets.jobs import made_by
+from hamnet_datasets.jobs import Report, finish, made_by
 from hamnet_datasets.labels import (
     DEFAULT_REFERENCES,
     LabelError,
@@ -76,7 +76,7 @@ def import_npz(
     card: Mapping[str, Any] | None = None,
     n_workers: int = 0,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Progress:
+) -> Report:
     """Convert a file of closed-shell neutral molecules into a store; resumable.
 
     Args:
@@ -123,8 +123,7 @@ def import_npz(
             n_workers=n_workers,
             on_progress=on_progress,
         )
-        writer.finish()
-    return progress
+        return finish(writer, progress)
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
@@ -168,11 +167,11 @@ def _tasks(
     subsets = _subsets(n_frames, split, path)
     tasks: list[MatrixTask | Failure] = []
     for k in range(n_frames):
-        origin = f"{path}@{k}"
+        origin = f"{path}, frame {k}"
         try:
             structure = Structure(numbers[k], data["R"][k])
         except HamnetError as error:
-            tasks.append(Failure(origin, "read", str(error.at(f"{path}, frame {k}"))))
+            tasks.append(Failure(origin, "read", str(error)))
             continue
         matrices = data["H"][k].astype(float), data["S"][k].astype(float)
         energies = data["eps"][k].astype(float) if "eps" in data else None

@@ -12,21 +12,23 @@ from hamnet.units import HARTREE_TO_EV
 
 
 def frontier_energies(store: Store) -> tuple[FloatArray, FloatArray]:
-    """Return HOMO and LUMO energies of every record over all spins, Hartree, each ``[n]``.
+    """Return HOMO and LUMO energies of every record, Hartree, each ``[n]``.
 
-    NaN where a record has no such orbital.
+    Both are of the same spin, the one with the smaller gap; NaN where there is no such orbital.
     """
     energies = store.column("orbitals/energies")
     occupied = store.column("orbitals/occupations") > 0
-    cuts = store.column("offsets/orbitals")
-    homo, lumo = np.full((2, len(store)), np.nan)
+    cuts, n_spins = store.column("offsets/orbitals"), store.column("frames/n_spin")
+    frontier = np.full((2, len(store)), np.nan)
     for k, (start, stop) in enumerate(pairwise(cuts)):
-        e, full = energies[start:stop], occupied[start:stop]
-        if full.any():
-            homo[k] = e[full].max()
-        if not full.all():
-            lumo[k] = e[~full].min()
-    return homo, lumo
+        e = energies[start:stop].reshape(n_spins[k], -1)  # (n_spin, n_mo)
+        full = occupied[start:stop].reshape(e.shape)
+        homo = np.where(full, e, -np.inf).max(axis=1)
+        lumo = np.where(full, np.inf, e).min(axis=1)
+        spin = int(np.argmin(lumo - homo))
+        frontier[:, k] = homo[spin], lumo[spin]
+    frontier[~np.isfinite(frontier)] = np.nan
+    return frontier[0], frontier[1]
 
 
 def summarise(store: Store) -> dict[str, Any]:

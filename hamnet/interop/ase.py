@@ -27,7 +27,7 @@ class Frame:
 
     Attributes:
         index: position in the file, from 0.
-        origin: ``FILE@INDEX``, as ASE writes it.
+        origin: file and index, for people.
         structure: the geometry, or the error (it names file and frame).
         group: trajectory of the frame, from the key ``group`` of an extended xyz; else empty.
     """
@@ -114,15 +114,14 @@ def read_frames(
     frames = _xyz_frames(path) if path.suffix.lower() in _XYZ_SUFFIXES else _ase_frames(path)
     index = -1
     for index, atoms in enumerate(frames):
-        origin = f"{path}@{index}"
-        where = f"{path}, frame {index}"
+        origin = f"{path}, frame {index}"
         if isinstance(atoms, HamnetError):
-            yield Frame(index, origin, atoms.at(where))
+            yield Frame(index, origin, atoms.at(origin))
             continue
         try:
             structure = from_atoms(atoms, charge, spin)
         except HamnetError as error:
-            yield Frame(index, origin, error.at(where))
+            yield Frame(index, origin, error.at(origin))
         else:
             yield Frame(index, origin, structure, str(atoms.info.get("group", "")))
     if index < 0:
