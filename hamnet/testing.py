@@ -41,8 +41,8 @@ class EntriesModel(Protocol):
 def random_rotation(generator: np.random.Generator, *, improper: bool = False) -> FloatArray:
     """Return a random orthogonal matrix ``[3, 3]`` with determinant +1, or -1."""
     matrix, _ = np.linalg.qr(generator.normal(size=(3, 3)))
-    matrix = matrix * np.sign(np.linalg.det(matrix))
-    return -matrix if improper else matrix
+    matrix *= np.sign(np.linalg.det(matrix)) * (-1 if improper else 1)
+    return np.asarray(matrix)
 
 
 def wigner_d(l: int, rotation: FloatArray) -> FloatArray:
@@ -71,9 +71,7 @@ def predict_matrix(model: EntriesModel, structure: Structure) -> FloatArray:
 
 def moved(structure: Structure, positions: FloatArray) -> Structure:
     """Return the same molecule at other positions, Angstrom."""
-    return Structure(
-        structure.numbers, positions, charge=structure.charge, spin=structure.spin
-    )
+    return Structure(structure.numbers, positions, charge=structure.charge, spin=structure.spin)
 
 
 def check_rotation(
@@ -99,9 +97,7 @@ def check_permutation(model: EntriesModel, structure: Structure, seed: int = 0) 
     order = np.random.default_rng(seed).permutation(len(structure))
     offsets = model.basis.atom_offsets(structure.numbers)
     rows = np.concatenate([np.arange(offsets[a], offsets[a + 1]) for a in order])
-    found = predict_matrix(
-        model, Structure(structure.numbers[order], structure.positions[order])
-    )
+    found = predict_matrix(model, Structure(structure.numbers[order], structure.positions[order]))
     _same(found, predict_matrix(model, structure)[np.ix_(rows, rows)], "permutation")
 
 
@@ -134,9 +130,7 @@ def check_all(model: EntriesModel, structures: Sequence[Structure]) -> None:
     check_batch(model, structures)
 
 
-def _same(
-    found: FloatArray, expected: FloatArray, law: str, tolerance: float = TOLERANCE
-) -> None:
+def _same(found: FloatArray, expected: FloatArray, law: str, tolerance: float = TOLERANCE) -> None:
     scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
     error = float(np.abs(found - expected).max(initial=0.0))
     assert error <= tolerance * scale, f"{law} is broken by {error:.3g} (scale {scale:.3g})"

@@ -16,6 +16,8 @@ from hamnet.spectrum import solve
 from hamnet.structure import Structure
 from hamnet_datasets.labels import label
 
+torch.set_num_threads(1)  # small tensors: threads cost more than they bring
+
 WATER = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.59, 0.0]])
 LEVEL = LevelOfTheory(xc="pbe", basis="def2-svp")
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from e3nn import o3
@@ -185,8 +186,6 @@ def test_gate_commutes_with_turns_and_mirrors_of_the_edge():
 
 
 def rotation_about_pole(layout, angle):
-    import numpy as np
-
     c, s = np.cos(angle), np.sin(angle)
     out = np.eye(layout.n_rows)
     rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])

@@ -233,7 +233,7 @@ class SO2Network(nn.Module):
         invariants = self._embed(self.message_embedding, graph, frames.pairs, distance)
         fade = envelope(distance, self.config.message_cutoff) * self.message_weight
         weight = torch.cat([fade, fade])[:, None, None]
-        axial = self.degree_embedding(invariants).view(len(invariants), n, -1)
+        axial = self.degree_embedding(invariants).view(len(invariants), n, self.channels[0])
         start = x.new_zeros(len(invariants), n_rows, sum(self.channels))
         start[:, :n, : self.channels[0]] = axial
         x = x + frames.scatter(start * weight, self.channels[0], len(x))

@@ -60,16 +60,16 @@ class SO2Linear(nn.Module):
         x0 = rows[0] if scales[0] is None else rows[0] * scales[0]
         natural, pseudo = x0.split(self.inputs, dim=2)
         n = degrees[0]
-        y_natural = self.natural(natural.reshape(e, -1))
+        y_natural = self.natural(natural.reshape(e, n * self.inputs[0]))
         y_natural, scalars = y_natural.split([n * self.outputs[0], self.n_scalars], dim=1)
-        y_pseudo = pseudo.reshape(e, -1) @ self.pseudo
-        y0 = torch.cat([y_natural.view(e, n, -1), y_pseudo.view(e, n, self.outputs[1])], dim=2)
-        out = [y0]
+        y_pseudo = pseudo.reshape(e, n * self.inputs[1]) @ self.pseudo
+        zero = y_natural.view(e, n, self.outputs[0]), y_pseudo.view(e, n, self.outputs[1])
+        out, n_in, n_out = [torch.cat(zero, dim=2)], sum(self.inputs), sum(self.outputs)
         for xm, n, s, w in zip(rows[1:], degrees[1:], scales[1:], self.weights, strict=True):
-            both = xm.view(e, 2, n, -1)
+            both = xm.view(e, 2, n, n_in)
             if s is not None:
                 both = both * s[:, None]
-            out.append((both.reshape(2 * e, -1) @ w).view(e, 2 * n, -1))
+            out.append((both.reshape(2 * e, n * n_in) @ w).view(e, 2 * n, n_out))
         return torch.cat(out, dim=1), scalars
 
 
@@ -108,7 +108,7 @@ class EdgeGate(nn.Module):
         g0, gm = torch.sigmoid(gates).split(
             [self.channels[1], self.l_max * sum(self.channels)], dim=1
         )
-        gm = gm.view(len(x), self.l_max, -1).index_select(1, self.row_of)
+        gm = gm.view(len(x), self.l_max, sum(self.channels)).index_select(1, self.row_of)
         first = torch.cat([nn.functional.silu(natural), pseudo * g0[:, None]], dim=2)
         return torch.cat([first, rest * gm], dim=1)
 

@@ -176,14 +176,17 @@ def split_pair(x: Tensor, l_max: int, channels: tuple[int, int]) -> list[Tensor]
     """Cut pair features ``(P, (L+1)^2, C)`` in edge rows into the groups of `pair_groups`."""
     n = l_max + 1
     rows = x.split([n] + [2 * (n - m) for m in range(1, n)], dim=1)
-    zero = [p.reshape(len(x), 1, -1) for p in rows[0].split(channels, dim=2) if p.shape[2]]
-    return zero + [r.reshape(len(x), 2, -1) for r in rows[1:]]
+    zero = [p.flatten(1)[:, None] for p in rows[0].split(channels, dim=2) if p.shape[2]]
+    return zero + [torch.stack([half.flatten(1) for half in r.chunk(2, 1)], 1) for r in rows[1:]]
 
 
 def join_pair(groups: Sequence[Tensor], l_max: int, channels: tuple[int, int]) -> Tensor:
     """Inverse of `split_pair`."""
-    n, p = l_max + 1, len(groups[0])
-    n_zero = 2 if channels[1] else 1
-    zero = torch.cat([g.view(p, n, -1) for g in groups[:n_zero]], dim=2)
-    rest = [g.reshape(p, -1, sum(channels)) for g in groups[n_zero:]]
+    n, n_zero = l_max + 1, 2 if channels[1] else 1
+    zeros = zip(groups[:n_zero], channels, strict=False)
+    zero = torch.cat([g[:, 0].unflatten(1, (n, c)) for g, c in zeros], dim=2)
+    rest = [
+        g.unflatten(2, (n - m, sum(channels))).flatten(1, 2)
+        for m, g in enumerate(groups[n_zero:], start=1)
+    ]
     return torch.cat([zero, *rest], dim=1)

@@ -1,0 +1,159 @@
+"""Every model obeys the laws of a Hamiltonian."""
+
+import numpy as np
+import pytest
+import torch
+
+from hamnet.data.level import LevelOfTheory
+from hamnet.graph import build_graph
+from hamnet.integrals import basis_for
+from hamnet.models import HamiltonianModel
+from hamnet.models.metadata import Metadata
+from hamnet.models.model import MODELS
+from hamnet.structure import Structure
+from hamnet.testing import (
+    check_batch,
+    check_hermitian,
+    check_permutation,
+    check_rotation,
+    check_translation,
+    moved,
+    predict_matrix,
+    random_rotation,
+)
+from hamnet.validation import validate
+
+SETTINGS = {name: {"name": name} for name in MODELS}
+SETTINGS |= {
+    "no tracegrad": {"tracegrad": "none"},
+    "no pseudo channels": {"pseudo_channels": 0},
+    "no messages": {"layers": 0, "pair_layers": 1},
+    "larger l_max": {"l_max": 5},
+}
+SMALL = {
+    "channels": 6,
+    "pseudo_channels": 3,
+    "radial_hidden": 8,
+    "tracegrad_rank": 3,
+    "tracegrad_hidden": 8,
+    "message_cutoff": 3.0,
+    "pair_cutoff": 4.0,
+}
+ELEMENTS = ("H", "C", "O")
+
+
+def molecules() -> list[Structure]:
+    rng = np.random.default_rng(3)
+    formaldehyde = np.array([[0, 0, 0], [0, 0, 1.2], [0.94, 0, -0.54], [-0.94, 0, -0.54]])
+    peroxide = np.array([[0, 0.72, 0], [0, -0.72, 0], [0.8, 0.9, 0.4], [-0.8, -0.9, 0.4]])
+    return [
+        Structure(np.array([6, 8, 1, 1]), formaldehyde + 0.05 * rng.normal(size=(4, 3))),
+        Structure(np.array([8, 8, 1, 1]), peroxide + 0.05 * rng.normal(size=(4, 3))),
+        Structure(np.array([8]), np.zeros((1, 3))),
+    ]
+
+
+def make_model(**settings) -> HamiltonianModel:
+    """A small model with random weights, none of them zero."""
+    methanol = Structure(np.array([6, 8, 1]), np.eye(3) * 3)
+    basis = basis_for(Structure(methanol.numbers, methanol.positions, spin=1), "def2-svp")
+    names = [f"{a}-{b}" for k, a in enumerate(ELEMENTS) for b in ELEMENTS[k:]]
+    data = {
+        "basis": basis.to_dict(),
+        "level": LevelOfTheory(xc="pbe", basis="def2-svp"),
+        "pairs": [*ELEMENTS, *names],
+        "n_neighbours": 3.0,
+        "model": {**SMALL, **settings},
+    }
+    torch.manual_seed(0)
+    model = HamiltonianModel(validate(Metadata, data, "test"))
+    model.network.double()
+    for parameter in model.network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter)
+    for t in model.types:  # shifts of invariant irreps only, as in a fit
+        shift, scale = model.standardiser.shift_scale(t)
+        scale.uniform_(0.5, 2.0)
+        for c in model.standardiser.tables[t].classes:
+            scale[c.columns] = scale[c.columns][: c.n_irreps].repeat(2 * c.l + 1)
+            if c.is_invariant:
+                shift[c.columns] = torch.randn(c.n_irreps, dtype=torch.float64)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=SETTINGS.values(), ids=SETTINGS)
+def model(request) -> HamiltonianModel:
+    return make_model(**request.param)
+
+
+@pytest.mark.parametrize("improper", [False, True], ids=["rotation", "improper"])
+def test_rotation_and_inversion(model, improper):
+    for structure in molecules():
+        check_rotation(model, structure, improper=improper)
+
+
+def test_translation(model):
+    for structure in molecules():
+        check_translation(model, structure)
+
+
+def test_permutation(model):
+    for structure in molecules():
+        check_permutation(model, structure)
+
+
+def test_hermiticity(model):
+    for structure in molecules():
+        check_hermitian(model, structure)
+
+
+def test_batch_of_different_molecules_equals_singles(model):
+    check_batch(model, molecules())
+
+
+def test_predictions_are_not_trivial(model):
+    """The laws above hold for a constant too; this one does not."""
+    structure = molecules()[0]
+    matrix = predict_matrix(model, structure)
+    moved_atom = structure.positions + np.eye(4, 3)
+    change = predict_matrix(model, moved(structure, moved_atom)) - matrix
+    assert np.abs(change).max() > 1e-3
+    for a, b in ((0, 1), (0, 2), (2, 3)):  # on every pair
+        offsets = model.basis.atom_offsets(structure.numbers)
+        block = matrix[offsets[a] : offsets[a + 1], offsets[b] : offsets[b + 1]]
+        assert np.abs(block).max() > 1e-3
+
+
+@pytest.mark.parametrize("cutoff", [3.0, 4.0], ids=["message", "pair"])
+def test_smooth_at_the_cutoff(cutoff):
+    """An atom that crosses the cutoff changes H by O(step^3): two derivatives vanish there."""
+    model = make_model()
+    numbers = np.array([6, 8, 1])
+
+    def matrix(distance):
+        return predict_matrix(
+            model, Structure(numbers, np.array([[0, 0, 0], [0, 1.3, 0], [0, 0, distance]]))
+        )
+
+    for step in (1e-3, 1e-4):
+        inside, at, outside = (matrix(cutoff + k * step) for k in (-1, 0, 1))
+        second = np.abs(inside - 2 * at + outside).max() / step**2
+        slope = [np.abs(x - at).max() / step for x in (inside, outside)]
+        # with a kink, slopes would differ by a finite amount and the second difference diverge
+        assert second < 50
+        assert abs(slope[0] - slope[1]) < 50 * step
+
+
+def test_pairs_beyond_the_cutoff_are_zero():
+    model = make_model()
+    far = Structure(np.array([6, 8]), np.array([[0, 0, 0], [0, 0, 4.001]]))
+    assert np.abs(predict_matrix(model, far)[:14, 14:]).max() == 0
+
+
+def test_predicted_label_invariants_do_not_rotate(rng):
+    model, structure = make_model(), molecules()[0]
+    turned = moved(structure, structure.positions @ random_rotation(rng, improper=True).T)
+    one, two = (model.network(build_graph(s, *model.cutoffs)).traces for s in (structure, turned))
+    assert one
+    for t, traces in one.items():
+        assert torch.allclose(traces, two[t], atol=1e-10)
