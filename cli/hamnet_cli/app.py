@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from hamnet.errors import HamnetError
 from hamnet_cli.common import complain
 from hamnet_cli.data import data
+from hamnet_cli.demo import demo
 from hamnet_cli.evaluate import evaluate
 from hamnet_cli.label import label
 from hamnet_cli.predict import predict
@@ -83,6 +84,7 @@ def main(
     """
 
 
+app.command()(demo)
 app.command()(label)
 app.add_typer(data, name="data")
 app.command()(train)

@@ -52,7 +52,7 @@ def predict(
             row = folder.write(frame, outcome)
             rows.append(row)
             if row["error"]:
-                complain(f"frame {row['frame']}: {row['error']}")
+                complain(row["error"])
             advance(len(rows), "")
     failed = sum(bool(row["error"]) for row in rows)
     if json:

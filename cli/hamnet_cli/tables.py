@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from hamnet.evaluation import Evaluation
@@ -38,8 +39,8 @@ def frames_table(evaluation: Evaluation) -> Table:
         cells = [str(frame.index)]
         for name in ("homo", "lumo", "gap"):
             ours, label = frame.frontier_ev[f"{name}_ev"], frame.frontier_ev[f"{name}_ref_ev"]
-            cells += [f"{ours:.3f} / {label:.3f}", f"{1e3 * (ours - label):+.1f}"]
-        cells += [f"{frame.metrics['eps_occ_mae_mev']:.1f}", f"{frame.metrics['h_mae_uha']:.1f}"]
+            cells += [f"{ours:.3f} / {label:.3f}", f"{1e3 * (ours - label):+.2f}"]
+        cells += [f"{frame.metrics['eps_occ_mae_mev']:.2f}", f"{frame.metrics['h_mae_uha']:.1f}"]
         table.add_row(*cells)
     return table
 
@@ -58,7 +59,7 @@ def orbitals_table(evaluation: Evaluation) -> Table:
         for k in range(min(n + 1, len(ours))):
             name = {n - 1: "HOMO", n: "LUMO"}.get(k, f"occupied {k + 1}")
             error = 1e3 * (ours[k] - label[k])
-            table.add_row(name, f"{ours[k]:.3f}", f"{label[k]:.3f}", f"{error:+.1f}")
+            table.add_row(name, f"{ours[k]:.3f}", f"{label[k]:.3f}", f"{error:+.2f}")
     return table
 
 
@@ -81,7 +82,7 @@ def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows[:MAX_FRAMES]:
         energies = [_ev(row[name]) for name in columns[2:5]]
         remark = f"error: {row['error']}" if row["error"] else row["warnings"]
-        table.add_row(str(row["frame"]), row["formula"], *energies, remark)
+        table.add_row(str(row["frame"]), row["formula"] or "", *energies, escape(remark))
     if len(rows) > MAX_FRAMES:
         table.caption = f"{len(rows) - MAX_FRAMES} more in predictions.csv"
     return table

@@ -22,7 +22,9 @@ def train(
         float | None, typer.Option(help="Wall time (training.max_minutes).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed (training.seed).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the output folder.")
+    ] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:

@@ -153,17 +153,18 @@ class PredictionFolder:
 def frame_row(
     number: int, frame: Frame, outcome: Prediction | HamnetError, warnings: Iterable[str]
 ) -> Row:
-    """Return a frame's row; what is not known is empty."""
-    row: dict[str, Any] = dict.fromkeys(FRAME_COLUMNS, "")
+    """Return a frame's row; what is not known is None."""
+    row: dict[str, Any] = dict.fromkeys(FRAME_COLUMNS)
     row |= {"frame": number, "origin": frame.origin, "warnings": "; ".join(warnings)}
     structure = frame.structure
     if not isinstance(structure, HamnetError):
         row |= {"formula": structure.formula, "charge": structure.charge, "spin": structure.spin}
         row["n_electrons"] = structure.n_electrons
     if isinstance(outcome, HamnetError):
-        row["error"] = str(outcome)
+        unread = isinstance(structure, HamnetError)  # then the message names file and frame
+        row["error"] = str(outcome if unread else outcome.at(frame.origin))
     else:
         for name in ("homo", "lumo", "gap"):
             energy = HARTREE_TO_EV * getattr(outcome, name)
-            row[f"{name}_ev"] = round(energy, 6) if math.isfinite(energy) else ""
+            row[f"{name}_ev"] = round(energy, 6) if math.isfinite(energy) else None
     return row
