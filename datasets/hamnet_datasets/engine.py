@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
+import dask
 from distributed import Client, LocalCluster, as_completed
 
 from hamnet.data.failure import Failure
@@ -29,7 +30,11 @@ TaskT = TypeVar("TaskT", bound=Task)
 IN_FLIGHT_PER_WORKER = 4
 """Enough to keep a worker busy, few enough to keep memory flat."""
 
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_WORKER_ENVIRONMENT = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+)
+"""In place before a worker imports PySCF. Dask's own choice also makes malloc give back memory at
+once, which costs PySCF page faults."""
 
 
 def default_workers() -> int:
@@ -60,6 +65,7 @@ def run_tasks(
         return
     n_workers = len(first)
     with (
+        dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}),
         LocalCluster(
             n_workers=n_workers,
             threads_per_worker=1,
@@ -67,7 +73,6 @@ def run_tasks(
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
             memory_limit=None,
-            env=_ONE_THREAD,
         ) as cluster,
         Client(cluster) as client,
     ):
