@@ -18,6 +18,7 @@ lint: .venv/dev
 	$(BIN)/lint-imports
 
 docs: .venv/dev
+	$(BIN)/typer hamnet_cli.app utils docs --name hamnet --title Commands --output docs/commands.md
 	$(BIN)/zensical build --clean --strict
 
 bench: .venv/test

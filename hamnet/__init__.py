@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hamnet.basis import OrbitalBasis
     from hamnet.blocks import HamiltonianBlocks
     from hamnet.errors import HamnetError
+    from hamnet.models import load_model
     from hamnet.prediction import Prediction
     from hamnet.structure import Structure
 
@@ -22,6 +23,7 @@ _HOME = {
     "OrbitalBasis": "hamnet.basis",
     "Prediction": "hamnet.prediction",
     "Structure": "hamnet.structure",
+    "load_model": "hamnet.models",
 }
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Prediction",
     "Structure",
     "__version__",
+    "load_model",
 ]
 
 

@@ -1,0 +1,75 @@
+"""The documentation is true: its tutorial runs, its pages know every command and option."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from hamnet_cli.app import app
+
+ROOT = Path(__file__).parents[1]
+SMALLER = {"--limit 100": "--limit 20", "--max-minutes 2": "--max-minutes 0.05"}
+"""The tutorial with small numbers, so that its test is quick."""
+
+
+def blocks(page, language):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_tutorial(tmp_path):
+    commands = "\n".join(blocks("start.md", "bash"))
+    for long, short in SMALLER.items():
+        assert long in commands
+        commands = commands.replace(long, short)
+    python = "\n".join(blocks("start.md", "python"))
+    (tmp_path / "use.py").write_text(python, encoding="utf-8")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    answer = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"{commands}\npython use.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert re.search(r"HOMO -\d+\.\d+ eV, gap \d+\.\d+ eV", answer.stdout)
+    for name in ("runs/water/evaluate-test/report.html", "out/frame_000000.molden"):
+        assert (tmp_path / name).is_file()
+
+
+def options():
+    """Yield every command with each of its options."""
+    group = typer.main.get_command(app)
+    todo = [("hamnet", group)]
+    while todo:
+        name, command = todo.pop()
+        todo += [(f"{name} {sub}", c) for sub, c in getattr(command, "commands", {}).items()]
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                yield name, max(parameter.opts, key=len)
+
+
+@pytest.mark.parametrize(("command", "option"), list(options()))
+def test_every_option_is_documented(command, option):
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    sections = re.split(r"^#+ `?", page, flags=re.MULTILINE)
+    texts = [s for s in sections if s.startswith(f"{command}`")]
+    if command == "hamnet":
+        texts = sections[1:2]
+    assert len(texts) == 1, f"docs/commands.md has no section on '{command}': run make docs"
+    assert option in texts[0], f"'{option}' is missing: run make docs"
+
+
+def test_links_between_pages_exist():
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
