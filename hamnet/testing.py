@@ -8,7 +8,7 @@ are those of float64.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import scipy.linalg
@@ -16,11 +16,24 @@ import torch
 
 from hamnet.basis import OrbitalBasis
 from hamnet.blocks import HamiltonianBlocks, molecule_layout, to_dense
+from hamnet.data.level import LevelOfTheory
 from hamnet.data.samples import Sample, batch_samples, make_sample
+from hamnet.integrals import basis_for
+from hamnet.models import HamiltonianModel
+from hamnet.models.config import ModelConfig
+from hamnet.models.metadata import Metadata
 from hamnet.so3.rotation import real_harmonics
-from hamnet.structure import FloatArray, IntArray, Structure
+from hamnet.structure import FloatArray, IntArray, Structure, symbol
 
 TOLERANCE = 1e-10
+
+_SMALL = {
+    "channels": 6,
+    "pseudo_channels": 3,
+    "radial_hidden": 8,
+    "tracegrad_rank": 3,
+    "tracegrad_hidden": 8,
+}
 
 
 class EntriesModel(Protocol):
@@ -59,6 +72,41 @@ def rotate_orbitals(basis: OrbitalBasis, numbers: IntArray, rotation: FloatArray
     """Return ``D`` with ``H(R x) = D H(x) D^T`` in hamnet's orbital order, ``[n, n]``."""
     blocks = [wigner_d(l, rotation) for z in numbers for l in basis.of(int(z))]
     return np.asarray(scipy.linalg.block_diag(*blocks))
+
+
+def random_model(basis: str, elements: Sequence[int], **settings: Any) -> HamiltonianModel:
+    """Return a small float64 model in which no weight, shift or gain is zero.
+
+    Args:
+        basis: name of a basis set.
+        elements: atomic numbers that the model knows.
+        settings: of `hamnet.models.config.ModelConfig`.
+    """
+    atoms = sorted(elements)
+    positions = np.arange(3 * len(atoms), dtype=np.float64).reshape(-1, 3) * 5
+    far_apart = Structure(np.array(atoms), positions, spin=sum(atoms) % 2)
+    names = [symbol(z) for z in atoms]
+    names += [f"{a}-{b}" for k, a in enumerate(names) for b in names[k:]]
+    metadata = Metadata(
+        basis=basis_for(far_apart, basis).to_dict(),
+        level=LevelOfTheory(xc="pbe", basis=basis),
+        pairs=tuple(names),
+        n_neighbours=3.0,
+        model=ModelConfig(**{**_SMALL, **settings}),
+    )
+    torch.manual_seed(0)
+    model = HamiltonianModel(metadata)
+    model.network.double()
+    for parameter in model.network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter)
+    for t in model.types:
+        shift, scale = model.standardiser.shift_scale(t)
+        for c in model.standardiser.tables[t].classes:
+            scale[c.columns] = (0.5 + torch.rand(c.n_irreps).double()).repeat(2 * c.l + 1)
+            if c.is_invariant:
+                shift[c.columns] = torch.randn(c.n_irreps).double()
+    return model.eval()
 
 
 def predict_matrix(model: EntriesModel, structure: Structure) -> FloatArray:

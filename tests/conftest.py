@@ -33,8 +33,8 @@ def level() -> LevelOfTheory:
 
 
 @pytest.fixture(scope="session")
-def water_records() -> list[Record]:
-    """Four distorted waters, PBE/def2-SVP."""
+def many_waters() -> list[Record]:
+    """Sixteen distorted waters, PBE/def2-SVP, with both references."""
     rng = np.random.default_rng(1)
     return [
         label(
@@ -43,8 +43,14 @@ def water_records() -> list[Record]:
             origin=f"waters@{n}",
             group=f"trajectory-{n // 2}",
         )
-        for n in range(4)
+        for n in range(16)
     ]
+
+
+@pytest.fixture(scope="session")
+def water_records(many_waters: list[Record]) -> list[Record]:
+    """Four of them."""
+    return many_waters[:4]
 
 
 @pytest.fixture(scope="session")

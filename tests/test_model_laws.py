@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hamnet.data.level import LevelOfTheory
 from hamnet.graph import build_graph
-from hamnet.integrals import basis_for
 from hamnet.models import HamiltonianModel
-from hamnet.models.metadata import Metadata
 from hamnet.models.model import MODELS
 from hamnet.structure import Structure
 from hamnet.testing import (
@@ -19,9 +16,9 @@ from hamnet.testing import (
     check_translation,
     moved,
     predict_matrix,
+    random_model,
     random_rotation,
 )
-from hamnet.validation import validate
 
 SETTINGS = {name: {"name": name} for name in MODELS}
 SETTINGS |= {
@@ -30,16 +27,7 @@ SETTINGS |= {
     "no messages": {"layers": 0, "pair_layers": 1},
     "larger l_max": {"l_max": 5},
 }
-SMALL = {
-    "channels": 6,
-    "pseudo_channels": 3,
-    "radial_hidden": 8,
-    "tracegrad_rank": 3,
-    "tracegrad_hidden": 8,
-    "message_cutoff": 3.0,
-    "pair_cutoff": 4.0,
-}
-ELEMENTS = ("H", "C", "O")
+CUTOFFS = {"message_cutoff": 3.0, "pair_cutoff": 4.0}
 
 
 def molecules() -> list[Structure]:
@@ -54,31 +42,7 @@ def molecules() -> list[Structure]:
 
 
 def make_model(**settings) -> HamiltonianModel:
-    """A small model with random weights, none of them zero."""
-    methanol = Structure(np.array([6, 8, 1]), np.eye(3) * 3)
-    basis = basis_for(Structure(methanol.numbers, methanol.positions, spin=1), "def2-svp")
-    names = [f"{a}-{b}" for k, a in enumerate(ELEMENTS) for b in ELEMENTS[k:]]
-    data = {
-        "basis": basis.to_dict(),
-        "level": LevelOfTheory(xc="pbe", basis="def2-svp"),
-        "pairs": [*ELEMENTS, *names],
-        "n_neighbours": 3.0,
-        "model": {**SMALL, **settings},
-    }
-    torch.manual_seed(0)
-    model = HamiltonianModel(validate(Metadata, data, "test"))
-    model.network.double()
-    for parameter in model.network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter)
-    for t in model.types:  # shifts of invariant irreps only, as in a fit
-        shift, scale = model.standardiser.shift_scale(t)
-        scale.uniform_(0.5, 2.0)
-        for c in model.standardiser.tables[t].classes:
-            scale[c.columns] = scale[c.columns][: c.n_irreps].repeat(2 * c.l + 1)
-            if c.is_invariant:
-                shift[c.columns] = torch.randn(c.n_irreps, dtype=torch.float64)
-    return model.eval()
+    return random_model("def2-svp", (1, 6, 8), **{**CUTOFFS, **settings})
 
 
 @pytest.fixture(scope="module", params=SETTINGS.values(), ids=SETTINGS)

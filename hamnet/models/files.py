@@ -1,14 +1,14 @@
 """Model files: safetensors weights with the metadata as JSON in the header; never a pickle."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from hamnet.errors import HamnetError
+from hamnet.files import replacing
 from hamnet.models.metadata import FORMAT_VERSION, Metadata
 from hamnet.models.model import HamiltonianModel
 from hamnet.validation import validate
@@ -20,19 +20,15 @@ _KEY = "hamnet"
 
 
 def save_model(model: HamiltonianModel, path: Path) -> None:
-    """Write a model; the file appears whole or not at all."""
+    """Write a model; the file appears whole or not at all.
+
+    Raises:
+        HamnetError: the file cannot be written.
+    """
     header = {_KEY: model.metadata.model_dump_json()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()},
-            temporary,
-            metadata=header,
-        )
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise HamnetError(f"{path}: cannot be written ({error})") from error
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    with replacing(path) as partial:
+        partial.write_bytes(save(tensors, metadata=header))
 
 
 def load_model(path: str | Path) -> HamiltonianModel:
@@ -57,11 +53,11 @@ def load_model(path: str | Path) -> HamiltonianModel:
     except (OSError, SafetensorError) as error:
         raise HamnetError(f"{path}: not a readable model file ({error})") from error
     model = HamiltonianModel(_metadata(header, path))
+    model.network.to(_precision(tensors))  # before loading: float64 weights lose no digit
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise HamnetError(f"{path}: weights and metadata do not fit ({error})") from error
-    model.network.to(_precision(tensors))  # the units of the targets stay in float64
     return model.eval()
 
 

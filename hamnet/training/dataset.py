@@ -1,9 +1,9 @@
 """Records of a store as training data."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.distributed import DistributedSampler
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hamnet.data.record import Record
 from hamnet.data.samples import Sample, batch_samples, record_sample
@@ -61,11 +61,35 @@ class SampleDataset(Dataset[Sample]):
         return sample
 
 
-def train_loader(dataset: SampleDataset, batch_size: int, seed: int) -> DataLoader[Sample]:
-    """Return shuffled batches; the order depends on the seed and the epoch alone."""
-    sampler: DistributedSampler[Sample] = DistributedSampler(
-        dataset, num_replicas=1, rank=0, shuffle=True, seed=seed
-    )
+class EpochShuffle(Sampler[int]):
+    """A new order every epoch, which depends on the seed and the number of the epoch alone.
+
+    The number is asked for when the epoch begins: a resumed run goes on in the order in which the
+    uninterrupted one would have.
+
+    Args:
+        n: number of samples.
+        seed: of the run.
+        epoch: returns the number of the epoch.
+    """
+
+    def __init__(self, n: int, seed: int, epoch: Callable[[], int]) -> None:
+        self.n, self.seed, self.epoch = n, seed, epoch
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng((self.seed, self.epoch()))
+        yield from generator.permutation(self.n).tolist()
+
+
+def train_loader(
+    dataset: SampleDataset, batch_size: int, seed: int, steps: Callable[[], int]
+) -> DataLoader[Sample]:
+    """Return shuffled batches; ``steps`` returns the number of gradient steps taken so far."""
+    per_epoch = -(-len(dataset) // batch_size)
+    sampler = EpochShuffle(len(dataset), seed, lambda: steps() // per_epoch)
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=batch_samples)
 
 

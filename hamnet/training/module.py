@@ -48,10 +48,14 @@ class TrainingModule(lightning.LightningModule):
         return self.elapsed + time.monotonic() - self._start
 
     def progress(self) -> float:
-        """Return how much of the budget is spent, from 0 to 1."""
+        """Return how much of the budget is spent, from 0 to 1.
+
+        Counted in steps where their number is given, so that the learning rate, and with it the
+        result, does not depend on the speed of the machine; in seconds elsewhere.
+        """
         max_steps = self.config.training.max_steps
-        by_steps = self.global_step / max(max_steps, 1) if max_steps is not None else 0.0
-        return min(1.0, max(by_steps, self.clock() / self.seconds))
+        spent = self.clock() / self.seconds if max_steps is None else self.global_step / max_steps
+        return min(1.0, spent)
 
     def on_fit_start(self) -> None:
         """Start the clock."""

@@ -169,7 +169,8 @@ def _best(fitted: NormalEquations, held_out: NormalEquations | None) -> tuple[Te
     tau = values.clamp(min=0).mean().clamp(min=1e-300)
 
     def change(ridge: float) -> Tensor:
-        return vectors @ (rotated / (values.clamp(min=0) + ridge * tau)[:, None])
+        solved: Tensor = vectors @ (rotated / (values.clamp(min=0) + ridge * tau)[:, None])
+        return solved
 
     if held_out is None:
         return change(DEFAULT_LAMBDA), DEFAULT_LAMBDA, float("nan")

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,9 +14,10 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from hamnet.data.splits import split_by_group
+from hamnet.data.splits import split_of
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
+from hamnet.files import write_text
 from hamnet.irreps import BlockType
 from hamnet.metrics import frame_metrics, summarise
 from hamnet.models import HamiltonianModel, save_model
@@ -128,9 +128,7 @@ def choose_split(store: Store, config: TrainConfig) -> dict[str, IntArray]:
     """
     if not len(store):
         raise HamnetError(f"{store.path}: holds no labelled frames")
-    split = store.split or split_by_group(
-        store.groups, config.data.fractions, config.data.split_seed
-    )
+    split = split_of(store, config.data.fractions, config.data.split_seed)
     if not len(split["train"]):
         raise HamnetError(f"{store.path}: the split leaves no frame to train on")
     return split
@@ -235,13 +233,16 @@ def _fit(
     module = TrainingModule(model, config, max(budget, 1e-3))
     if settings.max_steps == 0:
         return module
-    loader = train_loader(samples[0], settings.batch_size, settings.seed)
+    loader = train_loader(
+        samples[0], settings.batch_size, settings.seed, lambda: module.global_step
+    )
     shown = min(len(samples[1]), settings.max_validation_frames)
     few = RecordDataset(samples[1].records.store, samples[1].records.indices[:shown])
     every = max(1, round(settings.validate_every / len(loader)))
     with warnings.catch_warnings(), _quiet_lightning():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
         trainer = lightning.Trainer(
             accelerator="cpu" if not torch.cuda.is_available() else "auto",
             devices=1,
@@ -308,10 +309,4 @@ def _validate(
 
 
 def _write_json(path: Path, data: Mapping[str, object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise HamnetError(f"{path}: cannot be written ({error.strerror})") from error
+    write_text(path, json.dumps(data, indent=1) + "\n")
