@@ -8,11 +8,13 @@ and its frame tried again; a frame that keeps killing workers comes back as an e
 import itertools
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import resource_tracker
 from typing import TypeVar
 
 import dask
@@ -64,20 +66,30 @@ def run_tasks(
     if not first:
         return
     n_workers = len(first)
-    with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}),
-        LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-            memory_limit=None,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with _start_cluster(n_workers) as cluster, Client(cluster) as client:
         queue = itertools.chain(first, tasks)
         yield from _stream(client, function, queue, IN_FLIGHT_PER_WORKER * n_workers)
+
+
+def _start_cluster(n_workers: int) -> LocalCluster:
+    """Start workers that do not see Ctrl-C: only this process does, and it stops them.
+
+    A blocked signal is inherited: by the cluster's thread, and by every worker that it starts.
+    """
+    resource_tracker.ensure_running()  # would unblock the signal if it were started later
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}):
+            return LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+                memory_limit=None,
+            )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _call(function: Callable[[T], R], task: T) -> R | Exception:
