@@ -17,16 +17,11 @@ def save_molden(path: Path, prediction: Prediction) -> None:
     """Write basis, orbitals, energies and occupations; two spin channels as Alpha and Beta.
 
     Raises:
-        HamnetError: h functions or higher, which the format cannot hold; a basis that PySCF now
-            defines in another way; a file that cannot be written.
+        HamnetError: see `check_molden`; a basis that PySCF now defines in another way; a file that
+            cannot be written.
     """
+    check_molden(prediction)
     structure, basis = prediction.structure, prediction.basis
-    highest = max(l for z in structure.numbers for l in basis.of(int(z)))
-    if highest > MAX_L:
-        raise HamnetError(
-            f"the Molden format ends with g functions (l = {MAX_L}), but the basis "
-            f"'{basis.name}' has l = {highest}; use the .npz output"
-        )
     mole = to_mole(structure, basis.name)
     check_fingerprint(basis, basis_of(mole, basis.name))
     perm, sign = ao_order(basis, structure.numbers, "pyscf")  # hamnet = sign * pyscf[perm]
@@ -35,4 +30,19 @@ def save_molden(path: Path, prediction: Prediction) -> None:
     with replacing(path) as partial:
         write_molden(
             partial, mole, coefficients, prediction.orbital_energies, prediction.occupations
+        )
+
+
+def check_molden(prediction: Prediction) -> None:
+    """Check that the format can hold a prediction.
+
+    Raises:
+        HamnetError: h functions or higher.
+    """
+    structure, basis = prediction.structure, prediction.basis
+    highest = max(l for z in structure.numbers for l in basis.of(int(z)))
+    if highest > MAX_L:
+        raise HamnetError(
+            f"the Molden format ends with g functions (l = {MAX_L}), but the basis "
+            f"'{basis.name}' has l = {highest}; use the .npz output"
         )

@@ -13,7 +13,7 @@ from hamnet.basis import AO_ORDERS
 from hamnet.errors import HamnetError
 from hamnet.files import partial_name, writing
 from hamnet.interop.ase import Frame, read_frames
-from hamnet.interop.molden import save_molden
+from hamnet.interop.molden import check_molden, save_molden
 from hamnet.interop.npz import save_npz
 from hamnet.prediction import Prediction
 from hamnet.registry import look_up
@@ -114,9 +114,11 @@ class PredictionFolder:
             warnings = list(outcome.warnings)
             if self._molden:
                 try:
-                    save_molden(stem.with_suffix(".molden"), outcome)
+                    check_molden(outcome)
                 except HamnetError as error:
                     warnings.append(f"no Molden file: {error}")
+                else:
+                    save_molden(stem.with_suffix(".molden"), outcome)
             if self._npz:
                 save_npz(stem.with_suffix(".npz"), outcome, self.order)
             row = frame_row(number, frame, outcome, warnings)
