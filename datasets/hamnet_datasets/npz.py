@@ -130,7 +130,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise HamnetError(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise HamnetError(f"{path}: a single array; expected an .npz with Z, R, H and S")
             return {name: file[name] for name in file.files}
