@@ -157,8 +157,8 @@ def _xyz_frames(path: Path) -> Iterator[Atoms | HamnetError]:
         stop = len(lines) if n_atoms is None else start + n_atoms + 2
         frame = _parse_xyz(lines, start, n_atoms)
         yield frame
-        in_step = stop == len(lines) or (stop < len(lines) and _starts_frame(lines, stop))
-        start = stop if n_atoms is not None and in_step else _next_count(lines, start + 1)
+        is_whole = isinstance(frame, Atoms) or (n_atoms is not None and _may_end(lines, stop))
+        start = stop if is_whole else _next_count(lines, start + 1)
 
 
 def _count(line: str) -> int | None:
@@ -166,8 +166,16 @@ def _count(line: str) -> int | None:
     return int(text) if text.isdecimal() and text.isascii() else None
 
 
-def _starts_frame(lines: list[str], at: int) -> bool:
-    return _count(lines[at]) is not None or not any(line.strip() for line in lines[at:])
+def _may_end(lines: list[str], at: int) -> bool:
+    """Say whether a frame may end before a line: the file ends there, or a frame begins."""
+    return at == len(lines) or (at < len(lines) and _count(lines[at]) is not None)
+
+
+def _is_atom(line: str) -> bool:
+    try:
+        return len([float(word) for word in line.split()[1:4]]) == 3
+    except ValueError:
+        return False
 
 
 def _next_count(lines: list[str], start: int) -> int:
@@ -190,7 +198,10 @@ def _parse_xyz(lines: list[str], start: int, n_atoms: int | None) -> Atoms | Ham
             f"truncated: line {line} announces {n_atoms} atoms, but the file ends after "
             f"{max(present, 0)}"
         )
-    text = "\n".join(lines[start : start + n_atoms + 2]) + "\n"
+    stop = start + n_atoms + 2
+    if stop < len(lines) and _is_atom(lines[stop]):
+        return HamnetError(f"line {line} announces {n_atoms} atoms, but more of them follow")
+    text = "\n".join(lines[start:stop]) + "\n"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
