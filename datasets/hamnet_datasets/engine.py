@@ -84,7 +84,7 @@ def _start_cluster(n_workers: int) -> LocalCluster:
                 n_workers=n_workers,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # any free port: other runs have one too
                 silence_logs=logging.CRITICAL,
                 memory_limit=None,
             )

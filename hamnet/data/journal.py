@@ -76,7 +76,7 @@ class Journal:
 
     def _recover(self) -> int:
         """Find the intact entries, cut off what died half-way; return how many are damaged."""
-        size = os.fstat(self._file.fileno()).st_size
+        size = self.size
         head = self._file.read(len(MAGIC))
         if head != MAGIC:
             if not MAGIC.startswith(head):
@@ -110,6 +110,11 @@ class Journal:
         left = memoryview(data)
         while left:
             left = left[self._file.write(left) :]
+
+    @property
+    def size(self) -> int:
+        """Number of bytes on the disk."""
+        return os.fstat(self._file.fileno()).st_size
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -27,6 +27,8 @@ from hamnet.data.store import Store, partial_path
 from hamnet.errors import HamnetError
 
 _BATCH = 256
+_SPARE_BYTES = 1 << 21
+"""Room for chunks that are not full and for the index of an HDF5 file."""
 
 
 class Writer:
@@ -175,7 +177,7 @@ class Writer:
         """
         self._journal.sync()
         if len(self._journal) > 1 or not self._has_file:
-            temporary = self.path.with_name(f"{self.path.name}.tmp{os.getpid()}")
+            temporary = self.path.with_name(f"{self.path.name}.tmp")  # ours: we hold the journal
             try:
                 self._write_file(temporary)
                 os.replace(temporary, self.path)
@@ -191,6 +193,8 @@ class Writer:
         return self.path
 
     def _write_file(self, path: Path) -> None:
+        old = self.path.stat().st_size if self._has_file else 0
+        _reserve(path, old + int(1.1 * self._journal.size) + _SPARE_BYTES)
         if self._has_file:
             shutil.copyfile(self.path, path)
         with h5py.File(path, "r+" if self._has_file else "w") as file:
@@ -280,6 +284,19 @@ def check_record(record: Record, references: Iterable[str]) -> None:
             f"{record.origin}: {record.orbital_energies.shape} orbital energies, but "
             f"{record.occupations.shape} occupations"
         )
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make sure that a file of some size fits onto the disk, before HDF5 finds out.
+
+    The HDF5 library does not raise when it cannot write, it kills the process.
+
+    Raises:
+        OSError: it does not fit.
+    """
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def _create(file: h5py.File, references: Iterable[str]) -> None:
