@@ -22,7 +22,7 @@ docs: .venv/dev
 	$(BIN)/zensical build --clean --strict
 
 bench: .venv/test
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in $(wildcard benchmarks/*.py); do $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf .venv site

@@ -21,17 +21,12 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_tutorial(tmp_path):
-    commands = "\n".join(blocks("start.md", "bash"))
-    for long, short in SMALLER.items():
-        assert long in commands
-        commands = commands.replace(long, short)
-    python = "\n".join(blocks("start.md", "python"))
-    (tmp_path / "use.py").write_text(python, encoding="utf-8")
+def run(script, folder):
+    """Run a shell script as a user would, the environment active."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     answer = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", f"{commands}\npython use.py"],
-        cwd=tmp_path,
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
@@ -39,6 +34,28 @@ def test_tutorial(tmp_path):
         check=False,
     )
     assert answer.returncode == 0, answer.stdout + answer.stderr
+    return answer
+
+
+def test_demo(tmp_path):
+    answer = run("hamnet demo --frames 20 --seconds 2", tmp_path)
+    for expected in ("HOMO", "LUMO", "occupied 1", "PySCF (eV)", "error (meV)"):
+        assert expected in answer.stdout
+    assert re.search(r"held-out frames: H MAE \d+\.\d µHa, occupied", answer.stdout)
+    assert "Warning" not in answer.stderr
+    for name in ("report.html", "metrics.json", "run/model.safetensors"):
+        assert (tmp_path / "demo" / name).is_file()
+    assert list((tmp_path / "demo" / "predicted").glob("*.molden"))
+
+
+def test_tutorial(tmp_path):
+    commands = "\n".join(blocks("start.md", "bash"))
+    for long, short in SMALLER.items():
+        assert long in commands
+        commands = commands.replace(long, short)
+    python = "\n".join(blocks("start.md", "python"))
+    (tmp_path / "use.py").write_text(python, encoding="utf-8")
+    answer = run(f"{commands}\npython use.py", tmp_path)
     assert re.search(r"HOMO -\d+\.\d+ eV, gap \d+\.\d+ eV", answer.stdout)
     for name in ("runs/water/evaluate-test/report.html", "out/frame_000000.molden"):
         assert (tmp_path / name).is_file()

@@ -218,7 +218,11 @@ def _learning(history: Mapping[str, figures.Curve]) -> str:
         )
     if not pictures:
         return ""
-    return _section("Learning curve", "Against the time of training.", _figures(pictures))
+    return _section(
+        "Learning curve",
+        "During training, that is before the linear readout is solved.",
+        _figures(pictures),
+    )
 
 
 def _worst(evaluation: Evaluation) -> str:

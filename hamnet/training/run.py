@@ -1,11 +1,10 @@
 """A training run: from a store to a model file."""
 
-import hashlib
 import json
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from hamnet.data.identity import hash_ids
 from hamnet.data.splits import split_of
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
@@ -185,11 +185,11 @@ def _metadata(
         data=TrainingData(
             name=str(store.card.get("name", store.path.stem)),
             licence=str(store.card.get("licence", "")),
-            id=_hash(store.ids),
+            id=hash_ids(store.ids),
             n_train=len(split["train"]),
             n_validation=len(split["validation"]),
             n_test=len(split["test"]),
-            split_id=_hash(used),
+            split_id=hash_ids(used),
         ),
         settings=config.model_dump(mode="json"),
         seed=config.training.seed,
@@ -197,21 +197,16 @@ def _metadata(
     )
 
 
-def _hash(ids: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
-
-
 def _fit_units(model: HamiltonianModel, samples: SampleDataset) -> None:
     """Set shift and scale of the targets from the training data."""
     irreps: dict[BlockType, list[torch.Tensor]] = {}
     distances: dict[BlockType, list[torch.Tensor]] = {}
     for sample in (samples[k] for k in range(len(samples))):
-        assert sample.target is not None
-        length = sample.graph.pair_vectors().norm(dim=1)
-        for t, h in model.assembler.inverse(sample.target, sample.index).items():
+        frames = model.frames(sample.graph)
+        for t, h in model.targets(sample, frames).items():
             irreps.setdefault(t, []).append(h)
             if not t.on_site:
-                distances.setdefault(t, []).append(length[block_rows(sample.graph, t)])
+                distances.setdefault(t, []).append(frames.distance[block_rows(sample.graph, t)])
     model.standardiser.fit(
         {t: torch.cat(rows) for t, rows in irreps.items()},
         {t: torch.cat(rows) for t, rows in distances.items()},
