@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import dask
 from distributed import Client, LocalCluster, as_completed
+from pyscf import lib
 
 from hamnet.data.failure import Failure
 from hamnet.data.level import record_id
@@ -94,7 +95,8 @@ def _start_cluster(n_workers: int) -> LocalCluster:
 
 def _call(function: Callable[[T], R], task: T) -> R | Exception:
     try:
-        return function(task)
+        with lib.with_omp_threads(1):  # as in a worker: the same label, to the last bit
+            return function(task)
     except Exception as error:
         return error
 

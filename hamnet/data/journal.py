@@ -135,8 +135,8 @@ class Journal:
         except OSError as error:
             self._rewind(at)
             raise HamnetError(
-                f"cannot write {self.path}: {error.strerror}; the {len(self.positions)} entries "
-                "before are safe: make room and run the same command again"
+                f"cannot write {self.path}: {error.strerror}; what was written before is safe: "
+                "make room and run the same command again"
             ) from error
         self.positions.append(at)
 

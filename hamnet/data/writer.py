@@ -183,8 +183,9 @@ class Writer:
                 os.replace(temporary, self.path)
             except (OSError, RuntimeError) as error:
                 self._journal.close()
+                reason = getattr(error, "strerror", None) or error
                 raise HamnetError(
-                    f"cannot write {self.path}: {error}; the {len(self._records)} new records are "
+                    f"cannot write {self.path}: {reason}; the {len(self._records)} new records are "
                     f"safe in {self._journal.path}: make room and run the same command again"
                 ) from error
             finally:
