@@ -56,13 +56,11 @@ class NeighbourGraph:
         offset = torch.einsum("pr,prx->px", self.shifts.to(self.positions.dtype), cells)
         return self.positions[j] + offset - self.positions[i]
 
-    def to(
-        self, device: torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> "NeighbourGraph":
-        """Return the graph on another device, its positions and cells in another precision."""
+    def to(self, device: torch.device) -> "NeighbourGraph":
+        """Return the graph on another device."""
 
         def move(x: Tensor) -> Tensor:
-            return x.to(device=device, dtype=dtype if x.is_floating_point() else None)
+            return x.to(device)
 
         return replace(
             self,

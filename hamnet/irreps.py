@@ -7,14 +7,19 @@ For shells a and b with angular momenta l1 and l2
 With that factor the change of basis is orthogonal: norms and squared errors are the same on both
 sides. ``h[a, b, l]`` has parity (-1)^(l1+l2): *natural* where that is (-1)^l, else *pseudo*.
 
-Exchange of the two atoms of a pair maps ``h_ji[b, a, l] = s h_ij[a, b, l]``, ``s = +1`` for
-natural and -1 for pseudo. An on-site block is its own partner, so it has a <= b, and even l only
-where a = b. For two atoms of the same element the combinations ``(h[a, b] +- h[b, a])/sqrt 2`` are
-even or odd under exchange up to s; a model that reads them from features of the same symmetry gives
-the same Hamiltonian whichever atom comes first.
+An on-site block is its own partner: it has a <= b, and even l only where a = b. Its irreps stay in
+the laboratory frame. Those of a pair are turned into the pair's own frame (`hamnet.so3.layout`),
+where all degrees of one ``|m|`` may be read from the same features.
+
+Exchange of the two atoms maps ``h_ji[b, a, l] = s h_ij[a, b, l]``, ``s = +1`` for natural and -1
+for pseudo irreps. Of two atoms of one element take ``(h[a, b] + e h[b, a])/sqrt 2``, e = 1 and -1.
+From the frame of (i, j) to that of (j, i), a half turn about x, their even rows take the sign
+``e (-1)^(l+m)`` and their odd rows the opposite one: that sign is the *exchange* of a component.
+Read from features of the same exchange, H is the same whichever atom comes first.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -25,6 +30,7 @@ from torch import Tensor
 
 from hamnet.basis import OrbitalBasis
 from hamnet.graph import PairType
+from hamnet.so3.layout import SO2Layout
 
 
 @dataclass(frozen=True)
@@ -52,38 +58,55 @@ class BlockType:
 
 
 @dataclass(frozen=True)
-class IrrepClass:
-    """Irreps of one block type that share degree, parity and behaviour under exchange.
+class Irrep:
+    """One irreducible part of a block.
 
     Attributes:
+        a: shell on atom i.
+        b: shell on atom j.
         l: degree.
         pseudo: parity is (-1)^(l+1) instead of (-1)^l.
-        exchange: +1 or -1 for pairs of one element, 0 where exchange says nothing.
-        shells: shell indices (a, b) of each irrep.
-        start: first column in `BlockIrreps.matrix`; the class has ``(2l+1) * len(shells)``
-            columns, m major, irrep minor.
+        exchange: e = +1 or -1 for pairs of one element, 0 elsewhere.
     """
 
+    a: int
+    b: int
     l: int
     pseudo: bool
     exchange: int
-    shells: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class IrrepClass:
+    """Components that are read by one matrix.
+
+    Attributes:
+        order: degree l on site, ``|m|`` for a pair.
+        pseudo: parity; for a pair with m > 0 both parities are in one class, and this is False.
+        exchange: sign under exchange of the atoms, 0 where it says nothing.
+        irreps: running numbers of the irreps.
+        n_components: components of each: 2l+1 on site; for a pair 1 (m = 0) or 2 (even, odd).
+        start: first column; the columns are component major, irrep minor.
+        is_invariant: a constant is allowed.
+    """
+
+    order: int
+    pseudo: bool
+    exchange: int
+    irreps: tuple[int, ...]
+    n_components: int
     start: int
+    is_invariant: bool
 
     @property
     def n_irreps(self) -> int:
         """Number of irreps."""
-        return len(self.shells)
+        return len(self.irreps)
 
     @property
     def columns(self) -> slice:
         """Columns of the class."""
-        return slice(self.start, self.start + (2 * self.l + 1) * self.n_irreps)
-
-    @property
-    def is_invariant(self) -> bool:
-        """True if a constant is allowed: scalar, natural, not odd under exchange."""
-        return self.l == 0 and not self.pseudo and self.exchange >= 0
+        return slice(self.start, self.start + self.n_components * self.n_irreps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,26 +116,39 @@ class BlockIrreps:
     Attributes:
         type: the block type.
         shape: orbitals on atoms i and j.
-        classes: irreps by (l, parity, exchange).
-        matrix: orthonormal columns, ``(n_i * n_j, n_numbers)``: ``vec(H) = matrix @ h``.
-        irrep_of_column: running number of the irrep of each column, ``(n_numbers,)``.
+        irreps: all irreps, by degree and parity.
+        classes: components that are read together; they fill the columns one after the other.
+        matrix: orthonormal columns, ``(n_i * n_j, n_numbers)``: ``vec(H) = matrix @ h`` with ``h``
+            in the laboratory frame, m major and irrep minor within a degree and parity.
+        column_order: column of the classes -> position after rotation, ``(n_numbers,)``.
+        irrep_of_column: number of the irrep of each column of the classes, ``(n_numbers,)``.
     """
 
     type: BlockType
     shape: tuple[int, int]
+    irreps: tuple[Irrep, ...]
     classes: tuple[IrrepClass, ...]
     matrix: Tensor
+    column_order: Tensor
     irrep_of_column: Tensor
 
     @property
     def n_irreps(self) -> int:
         """Number of irreps."""
-        return sum(c.n_irreps for c in self.classes)
+        return len(self.irreps)
 
     @property
     def n_numbers(self) -> int:
         """Number of independent numbers of a block."""
         return int(self.matrix.shape[1])
+
+    def degrees(self) -> Iterator[tuple[int, bool, slice]]:
+        """Yield (l, pseudo, columns in the laboratory frame) of each degree and parity."""
+        start = 0
+        for (l, pseudo), members in _by_degree(self.irreps).items():
+            stop = start + (2 * l + 1) * len(members)
+            yield l, pseudo, slice(start, stop)
+            start = stop
 
 
 @cache
@@ -129,67 +165,154 @@ def coupling(l1: int, l2: int, l: int) -> Tensor:
 
 
 def block_irreps(basis: OrbitalBasis, block_type: BlockType) -> BlockIrreps:
-    """Return the irreps of a block type: their classes and the orthogonal change of basis."""
-    shells_i, shells_j = basis.of(block_type.z_i), basis.of(block_type.z_j)
-    n_i, n_j = basis.n_orbitals(block_type.z_i), basis.n_orbitals(block_type.z_j)
-    first_i = np.concatenate([[0], np.cumsum([2 * l + 1 for l in shells_i])])
-    first_j = np.concatenate([[0], np.cumsum([2 * l + 1 for l in shells_j])])
+    """Return the irreps of a block type, their classes and the orthogonal change of basis."""
+    irreps = tuple(
+        sorted(_irreps(basis, block_type), key=lambda p: (p.l, p.pseudo, p.exchange, p.a, p.b))
+    )
+    columns = []
+    for members in _by_degree(irreps).values():
+        matrices = [_matrices(basis, block_type, irreps[k]) for k in members]
+        columns.append(torch.stack(matrices, dim=1).flatten(2).flatten(0, 1))
+    classes = _on_site_classes(irreps) if block_type.on_site else _pair_classes(irreps)
+    order, owner = _columns(irreps, classes, on_site=block_type.on_site)
+    return BlockIrreps(
+        block_type,
+        (basis.n_orbitals(block_type.z_i), basis.n_orbitals(block_type.z_j)),
+        irreps,
+        classes,
+        torch.cat(columns).T.contiguous(),
+        torch.tensor(order),
+        torch.tensor(owner),
+    )
 
-    def product(a: int, b: int, l: int) -> Tensor:
-        """Matrices (2l+1, n_i, n_j) of the irrep (a, b, l)."""
-        out = torch.zeros(2 * l + 1, n_i, n_j, dtype=torch.float64)
-        rows = slice(int(first_i[a]), int(first_i[a + 1]))
-        cols = slice(int(first_j[b]), int(first_j[b + 1]))
-        out[:, rows, cols] = coupling(shells_i[a], shells_j[b], l).permute(2, 0, 1)
-        return out
 
-    found: dict[tuple[int, bool, int], list[tuple[int, int, Tensor]]] = {}
+def _irreps(basis: OrbitalBasis, block_type: BlockType) -> Iterator[Irrep]:
     same = block_type.z_i == block_type.z_j
-    for a, l1 in enumerate(shells_i):
-        for b, l2 in enumerate(shells_j):
+    for a, l1 in enumerate(basis.of(block_type.z_i)):
+        for b, l2 in enumerate(basis.of(block_type.z_j)):
             if same and a > b:
                 continue  # comes with (b, a)
             for l in range(abs(l1 - l2), l1 + l2 + 1):
                 pseudo = bool((l1 + l2 + l) % 2)
-                direct = product(a, b, l)
-                if not same:
-                    found.setdefault((l, pseudo, 0), []).append((a, b, direct))
-                elif a == b:
-                    if block_type.on_site and l % 2:
-                        continue
-                    exchange = 0 if block_type.on_site else 1
-                    found.setdefault((l, pseudo, exchange), []).append((a, b, direct))
+                if not same or (block_type.on_site and a < b):
+                    yield Irrep(a, b, l, pseudo, 0)
                 elif block_type.on_site:
-                    both = (direct + direct.transpose(1, 2)) / math.sqrt(2)
-                    found.setdefault((l, pseudo, 0), []).append((a, b, both))
+                    if l % 2 == 0:
+                        yield Irrep(a, b, l, pseudo, 0)
                 else:
-                    swapped = product(b, a, l)
-                    for exchange in (1, -1):
-                        both = (direct + exchange * swapped) / math.sqrt(2)
-                        found.setdefault((l, pseudo, exchange), []).append((a, b, both))
-    return _collect(block_type, (n_i, n_j), found)
+                    yield Irrep(a, b, l, pseudo, 1)
+                    if a < b:
+                        yield Irrep(a, b, l, pseudo, -1)
 
 
-def _collect(
-    block_type: BlockType,
-    shape: tuple[int, int],
-    found: dict[tuple[int, bool, int], list[tuple[int, int, Tensor]]],
-) -> BlockIrreps:
-    classes, columns, irrep_of_column = [], [], []
-    start = n_irreps = 0
-    for (l, pseudo, exchange), members in sorted(found.items()):
-        shells = tuple((a, b) for a, b, _ in members)
-        classes.append(IrrepClass(l, pseudo, exchange, shells, start))
-        matrices = torch.stack([m for _, _, m in members], dim=1)  # (2l+1, n, n_i, n_j)
-        columns.append(matrices.reshape(-1, shape[0] * shape[1]))
-        numbers = torch.arange(len(members)) + n_irreps
-        irrep_of_column.append(numbers.repeat(2 * l + 1))
-        start += (2 * l + 1) * len(members)
-        n_irreps += len(members)
-    return BlockIrreps(
-        block_type,
-        shape,
-        tuple(classes),
-        torch.cat(columns).T.contiguous(),
-        torch.cat(irrep_of_column),
-    )
+def _matrices(basis: OrbitalBasis, block_type: BlockType, irrep: Irrep) -> Tensor:
+    """Return the block of each component m in the laboratory, ``(2l+1, n_i, n_j)``."""
+    shells = basis.of(block_type.z_i), basis.of(block_type.z_j)
+    first = [np.concatenate([[0], np.cumsum([2 * l + 1 for l in ls])]) for ls in shells]
+
+    def product(a: int, b: int) -> Tensor:
+        out = torch.zeros(2 * irrep.l + 1, first[0][-1], first[1][-1], dtype=torch.float64)
+        rows, cols = slice(first[0][a], first[0][a + 1]), slice(first[1][b], first[1][b + 1])
+        out[:, rows, cols] = coupling(shells[0][a], shells[1][b], irrep.l).permute(2, 0, 1)
+        return out
+
+    direct = product(irrep.a, irrep.b)
+    if irrep.a == irrep.b or block_type.z_i != block_type.z_j:
+        return direct
+    if block_type.on_site:
+        return (direct + direct.transpose(1, 2)) / math.sqrt(2)
+    return (direct + irrep.exchange * product(irrep.b, irrep.a)) / math.sqrt(2)
+
+
+def _by_degree(irreps: tuple[Irrep, ...]) -> dict[tuple[int, bool], list[int]]:
+    found: dict[tuple[int, bool], list[int]] = {}
+    for k, irrep in enumerate(irreps):
+        found.setdefault((irrep.l, irrep.pseudo), []).append(k)
+    return found
+
+
+def _on_site_classes(irreps: tuple[Irrep, ...]) -> tuple[IrrepClass, ...]:
+    classes, start = [], 0
+    for (l, pseudo), members in _by_degree(irreps).items():
+        invariant = l == 0 and not pseudo
+        classes.append(IrrepClass(l, pseudo, 0, tuple(members), 2 * l + 1, start, invariant))
+        start = classes[-1].columns.stop
+    return tuple(classes)
+
+
+def _pair_classes(irreps: tuple[Irrep, ...]) -> tuple[IrrepClass, ...]:
+    found: dict[tuple[int, bool, int], list[int]] = {}
+    for k, irrep in enumerate(irreps):
+        for m in range(irrep.l + 1):
+            exchange = irrep.exchange * (-1) ** (irrep.l + m)
+            found.setdefault((m, irrep.pseudo and m == 0, exchange), []).append(k)
+    classes, start = [], 0
+    for (m, pseudo, exchange), members in sorted(found.items()):
+        invariant = m == 0 and not pseudo and exchange >= 0
+        size = 1 if m == 0 else 2
+        classes.append(IrrepClass(m, pseudo, exchange, tuple(members), size, start, invariant))
+        start = classes[-1].columns.stop
+    return tuple(classes)
+
+
+def _columns(
+    irreps: tuple[Irrep, ...], classes: tuple[IrrepClass, ...], *, on_site: bool
+) -> tuple[list[int], list[int]]:
+    """Return, for each column of the classes, its position after rotation and its irrep."""
+    place, start = {}, 0
+    for (l, _), members in _by_degree(irreps).items():
+        for row in range(2 * l + 1):
+            for k in members:
+                place[k, row] = start
+                start += 1
+    order, owner = [], []
+    for c in classes:
+        for component in range(c.n_components):
+            for k in c.irreps:
+                # rows of one degree in the edge frame: m = 0, 1 even, 1 odd, 2 even, ...
+                row = component if on_site or c.order == 0 else 2 * c.order - 1 + component
+                order.append(place[k, row])
+                owner.append(k)
+    return order, owner
+
+
+def into_frame(table: BlockIrreps, h: Tensor, natural: Tensor, pseudo: Tensor) -> Tensor:
+    """Turn the irreps of pairs from the laboratory into the pairs' frames.
+
+    Args:
+        table: of a pair type.
+        h: laboratory columns, ``(n, n_numbers)``.
+        natural: rotations of natural features, ``(n, K, K)``; see `hamnet.so3.rotation`.
+        pseudo: the same of pseudo features.
+
+    Returns:
+        Columns of `BlockIrreps.classes`, ``(n, n_numbers)``.
+    """
+    turned = [
+        (rotation @ h[:, columns].unflatten(1, (2 * l + 1, -1))).flatten(1)
+        for l, columns, rotation in _rotations(table, natural, pseudo)
+    ]
+    return torch.cat(turned, dim=1)[:, table.column_order.to(h.device)]
+
+
+def out_of_frame(table: BlockIrreps, y: Tensor, natural: Tensor, pseudo: Tensor) -> Tensor:
+    """Inverse of `into_frame`."""
+    turned = torch.empty_like(y)
+    turned[:, table.column_order.to(y.device)] = y
+    h = [
+        (rotation.mT @ turned[:, columns].unflatten(1, (2 * l + 1, -1))).flatten(1)
+        for l, columns, rotation in _rotations(table, natural, pseudo)
+    ]
+    return torch.cat(h, dim=1)
+
+
+def _rotations(
+    table: BlockIrreps, natural: Tensor, pseudo: Tensor
+) -> Iterator[tuple[int, slice, Tensor]]:
+    """Yield degree, columns and rotation ``(n, 2l+1, 2l+1)`` of each degree and parity."""
+    layout = SO2Layout(math.isqrt(natural.shape[1]) - 1)
+    for l, is_pseudo, columns in table.degrees():
+        rows = torch.nonzero(layout.degree_of_row == l)[:, 0].to(natural.device)
+        source = pseudo if is_pseudo else natural
+        # edge rows are sorted by m first; within a degree: m = 0, 1 even, 1 odd, ...
+        yield l, columns, source[:, rows, l * l : (l + 1) ** 2]

@@ -103,7 +103,7 @@ def random_model(basis: str, elements: Sequence[int], **settings: Any) -> Hamilt
     for t in model.types:
         shift, scale = model.standardiser.shift_scale(t)
         for c in model.standardiser.tables[t].classes:
-            scale[c.columns] = (0.5 + torch.rand(c.n_irreps).double()).repeat(2 * c.l + 1)
+            scale[c.columns] = (0.5 + torch.rand(c.n_irreps).double()).repeat(c.n_components)
             if c.is_invariant:
                 shift[c.columns] = torch.randn(c.n_irreps).double()
     return model.eval()

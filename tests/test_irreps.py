@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from hamnet.basis import OrbitalBasis
-from hamnet.irreps import BlockType, block_irreps, coupling
+from hamnet.irreps import BlockType, block_irreps, coupling, into_frame, out_of_frame
+from hamnet.so3.layout import SO2Layout
+from hamnet.so3.rotation import EdgeFrame
 from hamnet.testing import random_rotation, rotate_orbitals, wigner_d
 
 BASIS = OrbitalBasis("test", {1: (0, 0, 1), 6: (0, 0, 1, 2), 8: (0, 1, 3)}, {})
@@ -45,6 +47,12 @@ def test_round_trip_and_norm(t, rng):
     assert table.n_numbers == (independent if t.on_site else n)
 
 
+def laboratory(table, h):
+    """Yield the components m = -l..l of all irreps of each degree and parity."""
+    for l, pseudo, columns in table.degrees():
+        yield l, pseudo, h[columns].unflatten(0, (2 * l + 1, -1))
+
+
 @pytest.mark.parametrize("improper", [False, True])
 @pytest.mark.parametrize("t", TYPES, ids=lambda t: t.key + ("" if t.on_site else " pair"))
 def test_irreps_rotate_by_their_degree_and_parity(t, improper, rng):
@@ -54,21 +62,66 @@ def test_irreps_rotate_by_their_degree_and_parity(t, improper, rng):
     block = random_block(t, rng)
     table, h = irreps_of(t, block)
     _, rotated = irreps_of(t, d_i @ block @ d_j.T)
+    for (l, pseudo, before), (_, _, after) in zip(
+        laboratory(table, h), laboratory(table, rotated), strict=True
+    ):
+        sign = -1.0 if improper and pseudo else 1.0  # natural parity is in wigner_d already
+        d = sign * torch.from_numpy(wigner_d(l, rotation))
+        assert torch.allclose(after, d @ before, atol=1e-12)
+
+
+PAIRS = [t for t in TYPES if not t.on_site]
+
+
+def in_frame(t, block, direction):
+    table, h = irreps_of(t, block)
+    natural, pseudo = EdgeFrame(6)(torch.from_numpy(direction)[None])
+    y = into_frame(table, h[None], natural, pseudo)
+    back = out_of_frame(table, y, natural, pseudo)
+    assert torch.allclose(back[0], h, atol=1e-13)
+    return table, y[0]
+
+
+@pytest.mark.parametrize("improper", [False, True])
+@pytest.mark.parametrize("t", PAIRS, ids=lambda t: t.key)
+def test_in_the_frame_only_a_turn_about_the_pair_is_left(t, improper, rng):
+    """m = 0 is invariant (odd ones up to the mirror); so is the length of the two rows of m > 0."""
+    direction = rng.normal(size=3)
+    direction /= np.linalg.norm(direction)
+    rotation = random_rotation(rng, improper=improper)
+    block = random_block(t, rng)
+    d_i = rotate_orbitals(BASIS, np.array([t.z_i]), rotation)
+    d_j = rotate_orbitals(BASIS, np.array([t.z_j]), rotation)
+    table, one = in_frame(t, block, direction)
+    _, two = in_frame(t, d_i @ block @ d_j.T, rotation @ direction)
     for c in table.classes:
-        sign = -1.0 if improper and c.pseudo else 1.0  # natural parity is in wigner_d already
-        d = sign * torch.from_numpy(wigner_d(c.l, rotation))
-        expected = d @ h[c.columns].view(2 * c.l + 1, -1)
-        assert torch.allclose(rotated[c.columns].view_as(expected), expected, atol=1e-12)
+        before, after = (y[c.columns].view(c.n_components, -1) for y in (one, two))
+        if c.order == 0:
+            sign = -1 if improper and c.pseudo else 1
+            assert torch.allclose(after, sign * before, atol=1e-12)
+        else:
+            assert torch.allclose(after.norm(dim=0), before.norm(dim=0), atol=1e-12)
+            # all irreps of the class turn by the same angle: their inner products stay
+            assert torch.allclose(after.T @ after, before.T @ before, atol=1e-11)
 
 
 @pytest.mark.parametrize("t", [BlockType.pair((1, 1)), BlockType.pair((6, 6))], ids=["H", "C"])
 def test_exchange_of_equal_atoms(t, rng):
+    """From the frame of (i, j) to that of (j, i) even rows take the sign of the class."""
+    direction = rng.normal(size=3)
+    direction /= np.linalg.norm(direction)
+    layout = SO2Layout(6)
     block = random_block(t, rng)
-    table, h = irreps_of(t, block)
-    _, swapped = irreps_of(t, block.T)
+    table, one = in_frame(t, block, direction)
+    _, h = irreps_of(t, block.T)
+    natural, pseudo = EdgeFrame(6)(torch.from_numpy(direction)[None])
+    turns = [layout.half_turn[rows][:, None] for rows, _ in (layout.natural, layout.pseudo)]
+    two = into_frame(table, h[None], turns[0] * natural, turns[1] * pseudo)[0]
     for c in table.classes:
-        sign = c.exchange * (-1 if c.pseudo else 1)
-        assert torch.allclose(swapped[c.columns], sign * h[c.columns], atol=1e-13)
+        before, after = (y[c.columns].view(c.n_components, -1) for y in (one, two))
+        signs = [c.exchange, -c.exchange] if c.order else [-c.exchange if c.pseudo else c.exchange]
+        expected = torch.tensor(signs, dtype=torch.float64)[:, None] * before
+        assert torch.allclose(after, expected, atol=1e-13)
 
 
 def test_traces_of_shell_pairs_are_sums_over_irreps_and_invariant(rng):
@@ -85,10 +138,9 @@ def test_traces_of_shell_pairs_are_sums_over_irreps_and_invariant(rng):
     for matrix in (block, turned):
         table, h = irreps_of(t, matrix)
         traces = np.zeros((3, 4))
-        for c in table.classes:
-            squares = h[c.columns].view(2 * c.l + 1, -1).square().sum(dim=0)
-            for (a, b), value in zip(c.shells, squares.tolist(), strict=True):
-                traces[a, b] += value
+        squares = torch.cat([part.square().sum(dim=0) for _, _, part in laboratory(table, h)])
+        for irrep, value in zip(table.irreps, squares.tolist(), strict=True):
+            traces[irrep.a, irrep.b] += value
         expected = [
             [np.square(block[i0:i1, j0:j1]).sum() for j0, j1 in itertools.pairwise(starts_j)]
             for i0, i1 in itertools.pairwise(starts_i)

@@ -117,7 +117,12 @@ def test_pairs_beyond_the_cutoff_are_zero():
 def test_predicted_label_invariants_do_not_rotate(rng):
     model, structure = make_model(), molecules()[0]
     turned = moved(structure, structure.positions @ random_rotation(rng, improper=True).T)
-    one, two = (model.network(build_graph(s, *model.cutoffs)).traces for s in (structure, turned))
+
+    def traces(s):
+        graph = build_graph(s, *model.cutoffs)
+        return model.network(graph, model.frames(graph)).traces
+
+    one, two = traces(structure), traces(turned)
     assert one
-    for t, traces in one.items():
-        assert torch.allclose(traces, two[t], atol=1e-10)
+    for t, predicted in one.items():
+        assert torch.allclose(predicted, two[t], atol=1e-10)

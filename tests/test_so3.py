@@ -57,7 +57,7 @@ def test_half_turn_of_a_frame_is_the_frame_of_the_reversed_edge():
     frame, r = EdgeFrame(3), directions()
     natural, _ = frame(r)
     y = real_harmonics([0, 1, 2, 3], -r)
-    turned = (natural * frame.flip_natural[:, None]) @ y[..., None]
+    turned = (natural * frame.flips[0][:, None]) @ y[..., None]
     assert turned[:, 4:].abs().max() < 1e-12
     assert (turned[:, :4] > 0).all()
 

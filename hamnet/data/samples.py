@@ -1,7 +1,7 @@
 """Records as the model sees them: graphs, and where each block lies in the flat entries."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,15 @@ class Sample:
     layouts: tuple[PairLayout, ...]
     index: Mapping[BlockType, Tensor]
     target: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Sample":
+        """Return the sample on another device."""
+        return replace(
+            self,
+            graph=self.graph.to(device),
+            index={t: rows.to(device) for t, rows in self.index.items()},
+            target=None if self.target is None else self.target.to(device),
+        )
 
     @property
     def n_entries(self) -> int:

@@ -11,15 +11,18 @@ from hamnet.blocks import HamiltonianBlocks, to_dense
 from hamnet.data.record import Record
 from hamnet.data.samples import Sample, batch_samples, make_sample, record_sample
 from hamnet.errors import HamnetError
+from hamnet.graph import NeighbourGraph
 from hamnet.integrals import overlap, reference_hamiltonian, valence_electrons
 from hamnet.irreps import BlockType, block_irreps
 from hamnet.models.metadata import Metadata
 from hamnet.models.so2_network import SO2Network
 from hamnet.nn.assembler import BlockAssembler
+from hamnet.nn.frames import PairFrames
 from hamnet.nn.readout import block_rows
 from hamnet.nn.standardise import Standardiser
 from hamnet.prediction import Prediction, aufbau
 from hamnet.registry import look_up
+from hamnet.so3.rotation import EdgeFrame
 from hamnet.spectrum import solve
 from hamnet.structure import Structure, atomic_number, check_contacts, symbol
 
@@ -58,6 +61,7 @@ class HamiltonianModel(nn.Module):
         self.network = network(metadata.model, tables, metadata.n_neighbours)
         self.standardiser = Standardiser(tables)
         self.assembler = BlockAssembler(tables)
+        self.frame = EdgeFrame(self.network.l_max)
 
     @property
     def cutoffs(self) -> tuple[float, float]:
@@ -79,16 +83,26 @@ class HamiltonianModel(nn.Module):
         """Device of the network."""
         return next(self.network.parameters()).device
 
+    def frames(self, graph: NeighbourGraph) -> PairFrames:
+        """Return the frames of the pairs, float64: targets and features must share them exactly."""
+        return PairFrames.of(graph, self.frame)
+
     def forward(self, sample: Sample) -> Tensor:
         """Return the entries of H - H0 of a batch, Hartree, float64, ``(n_entries,)``."""
-        out = self.network(sample.graph.to(self.device, self.dtype))
+        batch = sample.to(self.device)
+        frames = self.frames(batch.graph)
+        out = self.network(batch.graph, frames.to(self.dtype))
         irreps = {}
         for t, y in out.irreps.items():
-            fade = None if t.on_site else out.envelope[block_rows(sample.graph, t)]
+            fade = None if t.on_site else out.envelope[block_rows(batch.graph, t)]
             irreps[t] = self.standardiser.physical(t, y, fade)
-        index = {t: rows.to(self.device) for t, rows in sample.index.items()}
-        entries: Tensor = self.assembler(irreps, index, sample.n_entries)
+        entries: Tensor = self.assembler(irreps, batch.index, batch.n_entries, batch.graph, frames)
         return entries
+
+    def targets(self, batch: Sample, frames: PairFrames) -> dict[BlockType, Tensor]:
+        """Return the irreps of a labelled batch, Hartree, pairs in their frames."""
+        assert batch.target is not None
+        return self.assembler.inverse(batch.target, batch.index, batch.graph, frames)
 
     def check(self, structure: Structure) -> None:
         """Refuse what the model was not trained for.

@@ -26,7 +26,6 @@ from hamnet.nn.tracegrad import (
     split_pair,
 )
 from hamnet.so3.layout import SO2Layout
-from hamnet.so3.rotation import EdgeFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +37,11 @@ class NetworkOutput:
         traces: predicted standardised label invariants ``(n_rows, n_irreps)`` of each block type;
             empty without TraceGrad.
         envelope: factor of each pair's block, ``(P,)``.
-        distance: of each pair, Angstrom, ``(P,)``.
     """
 
     irreps: dict[BlockType, Tensor]
     traces: dict[BlockType, Tensor]
     envelope: Tensor
-    distance: Tensor
 
 
 class MessageLayer(nn.Module):
@@ -70,7 +67,7 @@ class MessageLayer(nn.Module):
 
         Args:
             x: node features, laboratory rows.
-            frames: frames of the E pairs that carry messages.
+            frames: of the E pairs that carry messages.
             invariants: embedding of both directions, ``(2E, n_invariants)``.
             weight: envelope and normalisation of both directions, ``(2E, 1, 1)``.
         """
@@ -120,8 +117,8 @@ class SO2Network(nn.Module):
     """SO(2) backbone with TraceGrad and a linear readout.
 
     Node features pass through message layers; pair features are made from both ends, in the pair's
-    frame and in both directions, and are rotated out once, as combinations that are even and odd
-    under exchange of the ends.
+    frame and in both directions, and stay there: the readout gives the irreps of a block in its
+    pair's frame.
 
     Args:
         config: sizes and parts.
@@ -136,7 +133,7 @@ class SO2Network(nn.Module):
         self, config: ModelConfig, tables: Sequence[BlockIrreps], n_neighbours: float
     ) -> None:
         super().__init__()
-        needed = max(c.l for t in tables for c in t.classes)
+        needed = max(irrep.l for t in tables for irrep in t.irreps)
         l_max = needed if config.l_max is None else config.l_max
         if l_max < needed:
             raise HamnetError(
@@ -154,7 +151,6 @@ class SO2Network(nn.Module):
         ]
         self.message_embedding, self.pair_embedding = embeddings
         n_invariants = embeddings[0].size
-        self.frame = EdgeFrame(l_max)
         self.element = nn.Embedding(len(elements), c[0])
         self.degree_embedding = nn.Sequential(
             nn.Linear(n_invariants, config.radial_hidden),
@@ -181,26 +177,22 @@ class SO2Network(nn.Module):
         )
         self.node_norm = RMSNorm(degree_of_row(l_max), sum(c))
         self.pair_norm = RMSNorm(SO2Layout(l_max).degree_of_row, sum(c))
-        self.readout = LinearReadout(tables, c, c)
+        self.readout = LinearReadout(tables, c, l_max)
 
-    def features(self, graph: NeighbourGraph) -> tuple[BlockFeatures, dict[BlockType, Tensor]]:
+    def features(
+        self, graph: NeighbourGraph, frames: PairFrames
+    ) -> tuple[BlockFeatures, dict[BlockType, Tensor]]:
         """Return the features of all blocks, and the predicted label invariants."""
-        # 1. frames of all pairs; those within the message cutoff are shared with the messages
-        vectors = graph.pair_vectors()
-        distance = vectors.norm(dim=1)
-        natural, pseudo = self.frame(vectors / distance[:, None])
-        flips = self.frame.flip_natural[:, None], self.frame.flip_pseudo[:, None]
-        frames = PairFrames(natural, pseudo, *flips, graph.pairs)
-        # 2. atoms: element, neighbourhood, messages
-        x = self._atoms(graph, frames.select(graph.edges), distance[graph.edges])
+        # 1. atoms: element, neighbourhood, messages within the shorter cutoff
+        x = self._atoms(graph, frames.select(graph.edges))
         traces: dict[BlockType, Tensor] = {}
         types = block_types(graph)
         if self.node_tracegrad is not None:
             z, groups = self.node_tracegrad(split_node(x, self.l_max, self.channels))
             x = join_node(groups, self.l_max)
             traces |= self._decode(z, graph, [t for t in types if t.on_site])
-        # 3. pairs, in both directions
-        invariants = self._embed(self.pair_embedding, graph, graph.pairs, distance)
+        # 2. pairs, in both directions
+        invariants = self._embed(self.pair_embedding, graph, frames)
         pairs: Tensor | None = None
         for layer in self.pair_layers:
             pairs = layer(x, pairs, frames, invariants)
@@ -208,58 +200,49 @@ class SO2Network(nn.Module):
         if self.pair_tracegrad is not None:
             z, groups = self.pair_tracegrad(split_pair(pairs, self.l_max, self.channels))
             pairs = join_pair(groups, self.l_max, self.channels)
-            z_both = sum(z.chunk(2, dim=0), start=torch.zeros_like(z[: len(distance)]))
-            traces |= self._decode(z_both, graph, [t for t in types if not t.on_site])
-        # 4. out of the frames, even and odd under exchange
-        features = BlockFeatures(
-            self.node_norm(x),
-            self._exchange(self.pair_norm(pairs), frames),
-            envelope(distance, self.config.pair_cutoff),
-            self.channels[0],
-            2 * self.channels[0],
-        )
-        return features, traces
+            forward, backward = z.chunk(2, dim=0)
+            traces |= self._decode(forward + backward, graph, [t for t in types if not t.on_site])
+        # 3. both directions as even and odd under exchange
+        both = frames.exchange(self.pair_norm(pairs), self.channels[0])
+        return BlockFeatures(self.node_norm(x), both), traces
 
-    def forward(self, graph: NeighbourGraph) -> NetworkOutput:
-        """Return the standardised irreps of all blocks of a batch."""
-        features, traces = self.features(graph)
-        distance = graph.pair_vectors().norm(dim=1)
-        return NetworkOutput(self.readout(features, graph), traces, features.envelope, distance)
+    def forward(self, graph: NeighbourGraph, frames: PairFrames) -> NetworkOutput:
+        """Return the standardised irreps of all blocks of a batch.
 
-    def _atoms(self, graph: NeighbourGraph, frames: PairFrames, distance: Tensor) -> Tensor:
-        n_rows, n = (self.l_max + 1) ** 2, self.l_max + 1
-        x = distance.new_zeros(len(graph.numbers), n_rows, sum(self.channels))
+        Args:
+            graph: atoms and pairs.
+            frames: frames of its pairs, in the precision of the network.
+        """
+        features, traces = self.features(graph, frames)
+        return NetworkOutput(self.readout(features, graph), traces, self.envelope(frames))
+
+    def envelope(self, frames: PairFrames) -> Tensor:
+        """Return the factor of each pair's block, 1 at contact and 0 at the cutoff, ``(P,)``."""
+        return envelope(frames.distance, self.config.pair_cutoff)
+
+    def _atoms(self, graph: NeighbourGraph, frames: PairFrames) -> Tensor:
+        n_rows, n, n_atoms = (self.l_max + 1) ** 2, self.l_max + 1, len(graph.numbers)
+        x = frames.natural.new_zeros(n_atoms, n_rows, sum(self.channels))
         x[:, 0, : self.channels[0]] = self.element(self.message_embedding.index[graph.numbers])
-        invariants = self._embed(self.message_embedding, graph, frames.pairs, distance)
-        fade = envelope(distance, self.config.message_cutoff) * self.message_weight
+        invariants = self._embed(self.message_embedding, graph, frames)
+        fade = envelope(frames.distance, self.config.message_cutoff) * self.message_weight
         weight = torch.cat([fade, fade])[:, None, None]
         axial = self.degree_embedding(invariants).view(len(invariants), n, self.channels[0])
         start = x.new_zeros(len(invariants), n_rows, sum(self.channels))
         start[:, :n, : self.channels[0]] = axial
-        x = x + frames.scatter(start * weight, self.channels[0], len(x))
+        x = x + frames.scatter(start * weight, self.channels[0], n_atoms)
         for layer in self.message_layers:
             x = layer(x, frames, invariants, weight)
         return x
 
-    def _embed(
-        self, embedding: nn.Module, graph: NeighbourGraph, pairs: Tensor, distance: Tensor
-    ) -> Tensor:
+    def _embed(self, embedding: nn.Module, graph: NeighbourGraph, frames: PairFrames) -> Tensor:
         """Return the embedding of both directions, ``(2P, n_invariants)``."""
-        z_i, z_j = graph.numbers[pairs[0]], graph.numbers[pairs[1]]
-        both: Tensor = embedding(
-            torch.cat([distance, distance]), torch.cat([z_i, z_j]), torch.cat([z_j, z_i])
-        )
+        z_i, z_j = graph.numbers[frames.pairs[0]], graph.numbers[frames.pairs[1]]
+        distance = torch.cat([frames.distance, frames.distance])
+        both: Tensor = embedding(distance, torch.cat([z_i, z_j]), torch.cat([z_j, z_i]))
         return both
 
     def _decode(
         self, z: Tensor, graph: NeighbourGraph, types: Sequence[BlockType]
     ) -> dict[BlockType, Tensor]:
         return {t: self.trace_decoder[t.key](z[block_rows(graph, t)]) for t in types}
-
-    def _exchange(self, pairs: Tensor, frames: PairFrames) -> Tensor:
-        """Return ``(P, K, 2C)``: natural even, natural odd, pseudo even, pseudo odd."""
-        n = self.channels[0]
-        forward, backward = frames.back(pairs, n)
-        plus, minus = (forward + backward) / math.sqrt(2), (forward - backward) / math.sqrt(2)
-        # the partner of a pseudo irrep comes with a minus sign (hamnet.irreps)
-        return torch.cat([plus[..., :n], minus[..., :n], minus[..., n:], plus[..., n:]], dim=-1)

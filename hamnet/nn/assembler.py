@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from hamnet.irreps import BlockIrreps, BlockType
+from hamnet.graph import NeighbourGraph
+from hamnet.irreps import BlockIrreps, BlockType, into_frame, out_of_frame
+from hamnet.nn.frames import PairFrames
+from hamnet.nn.readout import block_rows
 
 
 class BlockAssembler(nn.Module):
-    """``vec(H_ij) = Q h``, grouped by element pair, scattered into the entries of a layout.
+    """``vec(H_ij) = Q D^T y``, grouped by element pair, scattered into the entries of a layout.
+
+    The irreps ``y`` of a pair are rotated out of its frame once (D), then one product with the
+    orthonormal Q makes all blocks of a type.
 
     Only canonical pairs are written and on-site blocks are symmetric by their irreps, so the matrix
     is Hermitian by construction.
@@ -20,6 +25,7 @@ class BlockAssembler(nn.Module):
 
     def __init__(self, tables: Sequence[BlockIrreps]) -> None:
         super().__init__()
+        self.tables = {t.type: t for t in tables}
         for t in tables:
             self.register_buffer(f"matrix_{t.type.key}", t.matrix, persistent=False)
 
@@ -28,24 +34,46 @@ class BlockAssembler(nn.Module):
         return self.get_buffer(f"matrix_{block_type.key}")
 
     def forward(
-        self, irreps: Mapping[BlockType, Tensor], index: Mapping[BlockType, Tensor], n_entries: int
+        self,
+        irreps: Mapping[BlockType, Tensor],
+        index: Mapping[BlockType, Tensor],
+        n_entries: int,
+        graph: NeighbourGraph,
+        frames: PairFrames,
     ) -> Tensor:
         """Return the entries ``(n_entries,)``; pairs without irreps are zero.
 
         Args:
-            irreps: ``(n_rows, n_numbers)`` of each block type, Hartree.
+            irreps: ``(n_rows, n_numbers)`` of each block type, Hartree, pairs in their frames.
             index: where each number of a block goes, ``(n_rows, n_i * n_j)``.
             n_entries: number of entries of the layout(s).
+            graph: the pairs.
+            frames: their frames, in the precision of the irreps.
         """
-        dtype = next(iter(irreps.values())).dtype
-        entries = torch.zeros(n_entries, dtype=dtype, device=next(iter(irreps.values())).device)
-        for block_type, h in irreps.items():
-            blocks = h @ self.matrix(block_type).T.to(dtype)
-            entries = entries.index_put((index[block_type].flatten(),), blocks.flatten())
+        first = next(iter(irreps.values()))
+        entries = first.new_zeros(n_entries)
+        for t, y in irreps.items():
+            h = y
+            if not t.on_site:
+                rows = block_rows(graph, t)
+                h = out_of_frame(self.tables[t], y, frames.natural[rows], frames.pseudo[rows])
+            blocks = h @ self.matrix(t).T.to(h.dtype)
+            entries = entries.index_put((index[t].flatten(),), blocks.flatten())
         return entries
 
     def inverse(
-        self, entries: Tensor, index: Mapping[BlockType, Tensor]
+        self,
+        entries: Tensor,
+        index: Mapping[BlockType, Tensor],
+        graph: NeighbourGraph,
+        frames: PairFrames,
     ) -> dict[BlockType, Tensor]:
         """Return the irreps ``(n_rows, n_numbers)`` of given entries ``(n_entries,)``."""
-        return {t: entries[i] @ self.matrix(t).to(entries.dtype) for t, i in index.items()}
+        out = {}
+        for t, places in index.items():
+            h = entries[places] @ self.matrix(t).to(entries.dtype)
+            if not t.on_site:
+                rows = block_rows(graph, t)
+                h = into_frame(self.tables[t], h, frames.natural[rows], frames.pseudo[rows])
+            out[t] = h
+        return out

@@ -1,9 +1,13 @@
 """Features of both ends of a pair, in the pair's frame and back."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from hamnet.graph import NeighbourGraph
+from hamnet.so3.rotation import EdgeFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,30 +20,48 @@ class PairFrames:
     Attributes:
         natural: from laboratory rows to edge rows, natural parity, ``(P, K, K)``.
         pseudo: the same for pseudo parity.
-        flip_natural: signs of the half turn in edge rows, ``(K, 1)``.
-        flip_pseudo: the same for pseudo parity.
+        flips: signs of the half turn in edge rows, natural and pseudo, ``(2, K, 1)``.
+        mirrors: signs of a mirror through the edge, likewise, ``(2, K, 1)``.
         pairs: atoms i and j, ``(2, P)``.
+        distance: Angstrom, ``(P,)``.
     """
 
     natural: Tensor
     pseudo: Tensor
-    flip_natural: Tensor
-    flip_pseudo: Tensor
+    flips: Tensor
+    mirrors: Tensor
     pairs: Tensor
+    distance: Tensor
+
+    @staticmethod
+    def of(graph: NeighbourGraph, frame: EdgeFrame) -> "PairFrames":
+        """Build the frames of all pairs of a graph, in the precision of its positions."""
+        vectors = graph.pair_vectors()
+        distance = vectors.norm(dim=1)
+        natural, pseudo = frame(vectors / distance[:, None])
+        signs = frame.flips[..., None], frame.mirrors[..., None]
+        return PairFrames(natural, pseudo, *signs, graph.pairs, distance)
+
+    def to(self, dtype: torch.dtype) -> "PairFrames":
+        """Return the same frames in another precision."""
+        return replace(
+            self,
+            natural=self.natural.to(dtype),
+            pseudo=self.pseudo.to(dtype),
+            flips=self.flips.to(dtype),
+            mirrors=self.mirrors.to(dtype),
+            distance=self.distance.to(dtype),
+        )
 
     def select(self, index: Tensor) -> "PairFrames":
         """Return the frames of some of the pairs."""
-        return PairFrames(
-            self.natural[index],
-            self.pseudo[index],
-            self.flip_natural,
-            self.flip_pseudo,
-            self.pairs[:, index],
+        return replace(
+            self,
+            natural=self.natural[index],
+            pseudo=self.pseudo[index],
+            pairs=self.pairs[:, index],
+            distance=self.distance[index],
         )
-
-    def flip(self, natural: Tensor, pseudo: Tensor) -> Tensor:
-        """Turn edge features to the reversed direction and join the parities."""
-        return torch.cat([natural * self.flip_natural, pseudo * self.flip_pseudo], dim=-1)
 
     def gather(self, nodes: Tensor, n_natural: int) -> Tensor:
         """Return the features of both ends, seen from either end.
@@ -61,27 +83,35 @@ class PairFrames:
         half = pseudo.shape[-1] // 2
         swapped = torch.cat([natural[..., n:], natural[..., :n]], dim=-1)
         swapped_pseudo = torch.cat([pseudo[..., half:], pseudo[..., :half]], dim=-1)
-        return torch.cat([forward, self.flip(swapped, swapped_pseudo)], dim=0)
-
-    def back(self, edges: Tensor, n_natural: int) -> tuple[Tensor, Tensor]:
-        """Rotate edge features ``(2P, K, C)`` back to the laboratory.
-
-        Returns:
-            The features of the P pairs as ``(i, j)`` and as ``(j, i)``, each ``(P, K, C)``.
-        """
-        n = n_natural
-        forward, backward = edges.chunk(2, dim=0)
-        backward = self.flip(backward[..., :n], backward[..., n:])
-        natural = self.natural.mT @ torch.cat([forward[..., :n], backward[..., :n]], dim=-1)
-        pseudo = self.pseudo.mT @ torch.cat([forward[..., n:], backward[..., n:]], dim=-1)
-        half = pseudo.shape[-1] // 2
-        return (
-            torch.cat([natural[..., :n], pseudo[..., :half]], dim=-1),
-            torch.cat([natural[..., n:], pseudo[..., half:]], dim=-1),
-        )
+        return torch.cat([forward, _signed(self.flips, swapped, swapped_pseudo)], dim=0)
 
     def scatter(self, edges: Tensor, n_natural: int, n_atoms: int) -> Tensor:
         """Sum messages ``(2P, K, C)`` on their first atom; ``(A, K, C)`` in laboratory rows."""
-        at_i, at_j = self.back(edges, n_natural)
+        n = n_natural
+        forward, backward = edges.chunk(2, dim=0)
+        backward = _signed(self.flips, backward[..., :n], backward[..., n:])
+        natural = self.natural.mT @ torch.cat([forward[..., :n], backward[..., :n]], dim=-1)
+        pseudo = self.pseudo.mT @ torch.cat([forward[..., n:], backward[..., n:]], dim=-1)
+        half = pseudo.shape[-1] // 2
+        at_i = torch.cat([natural[..., :n], pseudo[..., :half]], dim=-1)
+        at_j = torch.cat([natural[..., n:], pseudo[..., half:]], dim=-1)
         out = edges.new_zeros(n_atoms, *at_i.shape[1:])
         return out.index_add(0, self.pairs[0], at_i).index_add(0, self.pairs[1], at_j)
+
+    def exchange(self, edges: Tensor, n_natural: int) -> Tensor:
+        """Combine both directions ``(2P, K, C)``, each in its own frame, in edge rows.
+
+        Returns:
+            ``(P, K, 2C)``: natural even, natural odd, pseudo even, pseudo odd under exchange of the
+            ends (`hamnet.irreps`).
+        """
+        n = n_natural
+        forward, backward = edges.chunk(2, dim=0)
+        backward = _signed(self.mirrors, backward[..., :n], backward[..., n:])
+        plus, minus = (forward + backward) / math.sqrt(2), (forward - backward) / math.sqrt(2)
+        return torch.cat([plus[..., :n], minus[..., :n], plus[..., n:], minus[..., n:]], dim=-1)
+
+
+def _signed(signs: Tensor, natural: Tensor, pseudo: Tensor) -> Tensor:
+    """Multiply rows by signs and join the parities."""
+    return torch.cat([natural * signs[0], pseudo * signs[1]], dim=-1)

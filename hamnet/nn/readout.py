@@ -9,25 +9,20 @@ from torch import Tensor, nn
 
 from hamnet.graph import NeighbourGraph
 from hamnet.irreps import BlockIrreps, BlockType, IrrepClass
+from hamnet.so3.layout import SO2Layout
 
 
 @dataclass(frozen=True, eq=False)
 class BlockFeatures:
-    """Equivariant features of all blocks of a batch, laboratory rows.
+    """Equivariant features of all blocks of a batch.
 
     Attributes:
-        nodes: on-site, ``(A, K, C)``, natural channels first.
-        pairs: ``(P, K, 2G)``: natural even and odd under exchange, pseudo even and odd.
-        envelope: smooth factor of each pair's block, 0 at the pair cutoff, ``(P,)``.
-        node_natural: number of natural channels of a node.
-        pair_natural: number of natural channels of a pair (even + odd).
+        nodes: laboratory rows, natural channels first, ``(A, K, C)``.
+        pairs: edge rows, ``(P, K, 2C)``, channels as `PairFrames.exchange` gives them.
     """
 
     nodes: Tensor
     pairs: Tensor
-    envelope: Tensor
-    node_natural: int
-    pair_natural: int
 
 
 def block_rows(graph: NeighbourGraph, block_type: BlockType) -> Tensor | slice:
@@ -48,34 +43,31 @@ def block_types(graph: NeighbourGraph) -> list[BlockType]:
 class LinearReadout(nn.Module):
     """One matrix for each block type and irrep class (`hamnet.irreps.IrrepClass`).
 
-    An irrep is read from the features of its own degree, parity and behaviour under exchange, so
-    that the blocks transform exactly as a Hamiltonian's do. Since the map is linear, its optimum
-    for given features is a least-squares problem: see `hamnet.training.readout`.
+    On site an irrep is read from features of its own degree and parity. For a pair, components of
+    one ``|m|`` are read from features of that ``|m|``, of all degrees and (m > 0) both parities,
+    and of the same sign under exchange of the atoms. These are all the linear maps that respect
+    rotations, mirrors and permutations. Since the map is linear, its optimum for given features is
+    a least-squares problem: see `hamnet.training.readout`.
 
     Args:
         tables: irreps of every block type.
-        node_channels: natural and pseudo channels of a node.
-        pair_channels: natural and pseudo channels of one direction of a pair.
+        channels: natural and pseudo channels of a node and of one direction of a pair.
+        l_max: largest degree of the features.
     """
 
     def __init__(
-        self,
-        tables: Sequence[BlockIrreps],
-        node_channels: tuple[int, int],
-        pair_channels: tuple[int, int],
+        self, tables: Sequence[BlockIrreps], channels: tuple[int, int], l_max: int
     ) -> None:
         super().__init__()
         self.tables = {t.type: t for t in tables}
-        self.node_channels, self.pair_channels = node_channels, pair_channels
+        self.channels, self.layout = channels, SO2Layout(l_max)
         self.weights = nn.ParameterDict()
         self.biases = nn.ParameterDict()
-        for block_type, irrep_class, name in self.classes():
-            channels = self._channels(block_type, irrep_class)
-            n_in = channels.stop - channels.start
-            shape = (n_in, irrep_class.n_irreps)
-            self.weights[name] = nn.Parameter(torch.randn(shape) / math.sqrt(max(n_in, 1)))
-            if irrep_class.is_invariant:
-                self.biases[name] = nn.Parameter(torch.zeros(irrep_class.n_irreps))
+        for block_type, c, name in self.classes():
+            n_in = self.n_inputs(block_type, c)
+            self.weights[name] = nn.Parameter(torch.randn(n_in, c.n_irreps) / math.sqrt(n_in + 1))
+            if c.is_invariant:
+                self.biases[name] = nn.Parameter(torch.zeros(c.n_irreps))
 
     def classes(self) -> Iterator[tuple[BlockType, IrrepClass, str]]:
         """Yield every (block type, irrep class) and the name of its weights."""
@@ -83,27 +75,39 @@ class LinearReadout(nn.Module):
             for k, irrep_class in enumerate(table.classes):
                 yield block_type, irrep_class, f"{block_type.key}_{k}"
 
-    def _channels(self, block_type: BlockType, irrep_class: IrrepClass) -> slice:
+    def n_inputs(self, block_type: BlockType, c: IrrepClass) -> int:
+        """Return the number of features from which a class is read."""
+        natural, pseudo = self.channels
         if block_type.on_site:
-            natural, pseudo = self.node_channels
-            return slice(natural, natural + pseudo) if irrep_class.pseudo else slice(0, natural)
-        natural, pseudo = self.pair_channels
-        start, n = (2 * natural, pseudo) if irrep_class.pseudo else (0, natural)
-        first = start + (n if irrep_class.exchange == -1 else 0)
-        return slice(first, first + (n if irrep_class.exchange else 2 * n))
+            return pseudo if c.pseudo else natural
+        directions = 1 if c.exchange else 2
+        parities = natural + pseudo if c.order else (pseudo if c.pseudo else natural)
+        return self.layout.degrees[c.order] * directions * parities
 
     def inputs(
         self, features: BlockFeatures, rows: Tensor | slice, block_type: BlockType, c: IrrepClass
     ) -> Tensor:
-        """Return what a class is read from: ``(n_rows, 2l+1, n_in)``."""
-        source = features.nodes if block_type.on_site else features.pairs
-        components = slice(c.l**2, (c.l + 1) ** 2)
-        return source[rows][:, components, self._channels(block_type, c)]
+        """Return what a class is read from, ``(n_rows, n_components, n_inputs)``."""
+        natural, pseudo = self.channels
+        if block_type.on_site:
+            x = features.nodes[rows][:, c.order**2 : (c.order + 1) ** 2]
+            return x[..., natural:] if c.pseudo else x[..., :natural]
+        start = sum(self.layout.row_splits[: c.order])
+        x = features.pairs[rows][:, start : start + self.layout.row_splits[c.order]]
+        parts = x.split([natural, natural, pseudo, pseudo], dim=2)  # even, odd of each parity
+        chosen = parts if c.exchange == 0 else (parts[0::2] if c.exchange > 0 else parts[1::2])
+        if c.order == 0:
+            half = len(chosen) // 2
+            chosen = chosen[half:] if c.pseudo else chosen[:half]
+        joined = torch.cat(list(chosen), dim=2)
+        n = self.layout.degrees[c.order]
+        flat: Tensor = joined.unflatten(1, (c.n_components, n)).flatten(2)
+        return flat
 
     def forward(self, features: BlockFeatures, graph: NeighbourGraph) -> dict[BlockType, Tensor]:
         """Return the standardised irreps of each block type present, ``(n_rows, n_numbers)``.
 
-        Columns are those of `BlockIrreps.matrix`.
+        Columns are those of `BlockIrreps.classes`; pairs are in their own frames.
         """
         out = {}
         for block_type in block_types(graph):

@@ -17,8 +17,9 @@ SCALE_FLOOR = 1e-5
 class Standardiser(nn.Module):
     """``h = env (shift + scale y)``, and the label invariants on a log scale.
 
-    Shift: mean of the irreps that may have one (invariant ones). Scale: standard deviation of
-    those, root mean square of a component of the others. Invariants of the labels are norms of
+    Irreps of pairs are in the pairs' frames, where every natural component with m = 0 may have a
+    mean. Shift: mean of such components and of on-site scalars. Scale: standard deviation of those,
+    root mean square of the others. Invariants of the labels are norms of
     irreps, ``T = ||h||^2`` (their sum over l is the trace of TraceGrad, tr(H_ab H_ab^dagger)), as
     ``(log(T + tau^2)/2 - mean - slope (r - <r>)) / std``.
 
@@ -81,8 +82,8 @@ class Standardiser(nn.Module):
                 if c.is_invariant:
                     shift[c.columns] = part.mean(dim=0)
                     part = part - part.mean(dim=0)
-                rms = part.square().view(len(h), -1, c.n_irreps).mean(dim=(0, 1)).sqrt()
-                scale[c.columns] = rms.clamp(min=SCALE_FLOOR).repeat(2 * c.l + 1)
+                rms = part.square().view(-1, c.n_irreps).mean(dim=0).sqrt()
+                scale[c.columns] = rms.clamp(min=SCALE_FLOOR).repeat(c.n_components)
             log = self._log_norm(block_type, h)
             mean = log.mean(dim=0)
             slope = torch.zeros_like(mean)

@@ -65,6 +65,14 @@ class SO2Layout:
         return torch.tensor([math.isqrt(row) for row in self.natural[0]])
 
     @cached_property
+    def mirror(self) -> tuple[Tensor, Tensor]:
+        """Signs of the rows under a mirror through the edge, natural and pseudo parity."""
+        signs = [torch.tensor([s] * (self.l_max + 1)) for s in (1.0, -1.0)]
+        rest = [s for n in self.degrees[1:] for s in [1.0] * n + [-1.0] * n]
+        natural, pseudo = (torch.cat([s, torch.tensor(rest)]).double() for s in signs)
+        return natural, pseudo
+
+    @cached_property
     def half_turn(self) -> Tensor:
         """Diagonal of the half turn about x in the laboratory rows, ``((L+1)^2,)``.
 

@@ -51,8 +51,8 @@ class EdgeFrame(nn.Module):
     """
 
     coefficients: Tensor
-    flip_natural: Tensor
-    flip_pseudo: Tensor
+    flips: Tensor
+    mirrors: Tensor
 
     def __init__(self, l_max: int) -> None:
         super().__init__()
@@ -70,8 +70,8 @@ class EdgeFrame(nn.Module):
             flips.append(layout.half_turn[rows])
         # derived from l_max: not part of the state dictionary
         self.register_buffer("coefficients", torch.stack(matrices, dim=1), persistent=False)
-        self.register_buffer("flip_natural", flips[0], persistent=False)
-        self.register_buffer("flip_pseudo", flips[1], persistent=False)
+        self.register_buffer("flips", torch.stack(flips), persistent=False)
+        self.register_buffer("mirrors", torch.stack(layout.mirror), persistent=False)
 
     def forward(self, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rotations of natural and of pseudo features.
@@ -90,7 +90,7 @@ class EdgeFrame(nn.Module):
         harmonics = real_harmonics(self._degrees, axis)  # (P, n)
         n, _, k, _ = self.coefficients.shape
         both = (harmonics @ self.coefficients.reshape(n, -1)).view(-1, 2, k, k)
-        flips = torch.stack([self.flip_natural, self.flip_pseudo])[None, :, :, None]
+        flips = self.flips[None, :, :, None]
         both = both * torch.where(upper[:, None, None], torch.ones_like(flips), flips)
         natural, pseudo = both.unbind(dim=1)
         return natural, pseudo

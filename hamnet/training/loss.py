@@ -47,12 +47,12 @@ def compute_loss(
         config: weights of the parts.
         ramp: share of the trace loss, 0 at the start of training.
     """
-    assert batch.target is not None
-    out: NetworkOutput = model.network(batch.graph.to(model.device, model.dtype))
-    index = {t: rows.to(model.device) for t, rows in batch.index.items()}
-    targets = model.assembler.inverse(batch.target.to(model.device), index)
+    batch = batch.to(model.device)
+    frames = model.frames(batch.graph)
+    targets = model.targets(batch, frames)
+    out: NetworkOutput = model.network(batch.graph, frames.to(model.dtype))
     hamiltonian = _hamiltonian_loss(model, batch, out, targets, config)
-    trace = _trace_loss(model, batch, out, targets)
+    trace = _trace_loss(model, batch, out, targets, frames.distance)
     total = hamiltonian
     if out.traces and config.trace > 0:
         share = (hamiltonian.detach() / trace.detach().clamp(min=1e-12)).clamp(max=config.trace_max)
@@ -84,13 +84,17 @@ def _hamiltonian_loss(
 
 
 def _trace_loss(
-    model: HamiltonianModel, batch: Sample, out: NetworkOutput, targets: Mapping[BlockType, Tensor]
+    model: HamiltonianModel,
+    batch: Sample,
+    out: NetworkOutput,
+    targets: Mapping[BlockType, Tensor],
+    distances: Tensor,
 ) -> Tensor:
     if not out.traces:
-        return out.distance.new_zeros(())
+        return out.envelope.new_zeros(())
     errors, n = [], 0
     for t, predicted in out.traces.items():
-        distance = None if t.on_site else out.distance[block_rows(batch.graph, t)]
+        distance = None if t.on_site else distances[block_rows(batch.graph, t)]
         goal = model.standardiser.traces(t, targets[t], distance).to(predicted.dtype)
         errors.append((predicted - goal).square().sum())
         n += goal.numel()

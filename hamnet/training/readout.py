@@ -98,15 +98,16 @@ def accumulate(model: HamiltonianModel, batches: Iterable[Sample]) -> dict[str, 
     """Return the normal equations of every class that occurs in the data."""
     readout = model.network.readout
     found: dict[str, NormalEquations] = {}
-    for batch in batches:
-        assert batch.target is not None
-        graph = batch.graph.to(model.device, model.dtype)
-        features, _ = model.network.features(graph)
-        index = {t: rows.to(model.device) for t, rows in batch.index.items()}
-        targets = model.assembler.inverse(batch.target.to(model.device), index)
+    for sample in batches:
+        batch = sample.to(model.device)
+        graph, frames = batch.graph, model.frames(batch.graph)
+        targets = model.targets(batch, frames)
+        low = frames.to(model.dtype)
+        features, _ = model.network.features(graph, low)
+        envelope = model.network.envelope(low).double()
         for block_type in block_types(graph):
             rows = block_rows(graph, block_type)
-            fade = None if block_type.on_site else features.envelope[rows].double()
+            fade = None if block_type.on_site else envelope[rows]
             goal = _standardised(model, block_type, targets[block_type], fade)
             for k, c in enumerate(readout.tables[block_type].classes):
                 name = f"{block_type.key}_{k}"
@@ -138,7 +139,7 @@ def _design(
     fade: Tensor | None,
 ) -> Tensor:
     """Return the rows of the least-squares problem, a column of ones last where a bias is."""
-    x = readout.inputs(features, rows, block_type, c).double()  # (n_rows, 2l+1, n_in)
+    x = readout.inputs(features, rows, block_type, c).double()  # (n_rows, n_components, n_in)
     if c.is_invariant:
         x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
     if fade is not None:
