@@ -140,6 +140,11 @@ def test_an_exception_in_a_task_is_a_result_of_that_task():
     assert isinstance(results["two"], TypeError)
 
 
+def test_a_task_that_kills_its_workers_fails_and_the_others_do_not():
+    results = dict(run_tasks(os._exit, [1], n_workers=1))
+    assert "died" in str(results[1])
+
+
 @pytest.mark.parametrize("limit", [40_000, 1_000_000])
 def test_a_full_disk_loses_nothing(tmp_path, waters, expected, limit):
     """A limit on file sizes stands for a full disk: the journal, then the HDF5 file, hits it."""

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import resource_tracker
@@ -67,9 +67,16 @@ def run_tasks(
     if not first:
         return
     n_workers = len(first)
-    with _start_cluster(n_workers) as cluster, Client(cluster) as client:
-        queue = itertools.chain(first, tasks)
-        yield from _stream(client, function, queue, IN_FLIGHT_PER_WORKER * n_workers)
+    cluster = _start_cluster(n_workers)
+    try:
+        with Client(cluster) as client:
+            queue = itertools.chain(first, tasks)
+            yield from _stream(client, function, queue, IN_FLIGHT_PER_WORKER * n_workers)
+    finally:
+        # Dask stumbles over a worker that is being replaced at this moment; all results are in, and
+        # what is left of the workers ends with this process.
+        with suppress(Exception):
+            cluster.close()
 
 
 def _start_cluster(n_workers: int) -> LocalCluster:

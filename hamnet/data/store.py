@@ -42,6 +42,8 @@ class Store:
         self.path = Path(path)
         self._pid = -1
         self._handle: h5py.File | None = None
+        self._open_datasets: dict[str, h5py.Dataset] = {}
+        self._small: dict[str, NDArray[Any]] = {}
         try:
             self._load(self._file)
         except BaseException:
@@ -77,6 +79,7 @@ class Store:
     @property
     def _file(self) -> h5py.File:
         if self._handle is None or self._pid != os.getpid():
+            self._open_datasets = {}
             self._handle = self._open()
             self._pid = os.getpid()
         return self._handle
@@ -132,11 +135,23 @@ class Store:
 
     def _read(self, name: str, index: int) -> NDArray[Any]:
         counter = self._columns[name].counter
-        start, stop = index, index + 1
-        if counter:
-            start, stop = self._offsets[counter][index : index + 2]
-        values: NDArray[Any] = self._file[name][start:stop]
+        if not counter:
+            return self._per_frame(name)[index : index + 1]
+        start, stop = self._offsets[counter][index : index + 2]
+        values: NDArray[Any] = self._dataset(name)[start:stop]
         return values
+
+    def _per_frame(self, name: str) -> NDArray[Any]:
+        """Return a column with one row a frame, read once and kept: a few bytes a frame."""
+        if name not in self._small:
+            self._small[name] = self._dataset(name)[()]
+        return self._small[name]
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        file = self._file  # forgets the handles of another process
+        if name not in self._open_datasets:  # finding a dataset by name costs more than reading it
+            self._open_datasets[name] = file[name]
+        return self._open_datasets[name]
 
     def _row(self, names: tuple[str, ...], index: int) -> schema.Row:
         n = len(self)
@@ -190,6 +205,7 @@ class Store:
         if self._handle is not None and self._pid == os.getpid():
             self._handle.close()
         self._handle = None
+        self._open_datasets = {}
 
     def __enter__(self) -> "Store":
         return self
@@ -203,7 +219,7 @@ class Store:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None, "_pid": -1}
+        return {**self.__dict__, "_handle": None, "_pid": -1, "_open_datasets": {}, "_small": {}}
 
 
 def _has_signature(path: Path) -> bool:

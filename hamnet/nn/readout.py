@@ -65,7 +65,7 @@ class LinearReadout(nn.Module):
         self.biases = nn.ParameterDict()
         for block_type, c, name in self.classes():
             n_in = self.n_inputs(block_type, c)
-            self.weights[name] = nn.Parameter(torch.randn(n_in, c.n_irreps) / math.sqrt(n_in + 1))
+            self.weights[name] = nn.Parameter(torch.zeros(n_in, c.n_irreps))
             if c.is_invariant:
                 self.biases[name] = nn.Parameter(torch.zeros(c.n_irreps))
 
