@@ -150,6 +150,38 @@ def test_wrong_options_cost_nothing(tmp_path, options, message):
     assert [p.name for p in tmp_path.iterdir()] == ["f.xyz"]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--recipe", "water-pbe-svpp"], "did you mean 'water-pbe-svp'?"),
+        (["--recipe", "water-pbe-svp", "--sampling", "langevine"], "did you mean 'langevin'?"),
+        (["--recipe", "water-pbe-svp", "--xc", "pbe"], "a recipe fixes functional"),
+        ([], "give the level of theory"),
+        (["--xc", "pbe", "--basis", "sto-3g"], "give a structure file, or a recipe"),
+    ],
+)
+def test_wrong_recipes_cost_nothing(tmp_path, options, message):
+    run = hamnet("label", *options, "-o", tmp_path / "f.h5")
+    assert run.exit_code == 1
+    assert message in run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    path = write(tmp_path / "f.xyz", GOOD)
+    run = hamnet("label", path, *LEVEL, "-o", tmp_path / "no" / "f.h5")
+    assert run.exit_code == 1
+    assert f"the folder {tmp_path / 'no'} does not exist" in run.stderr
+
+
+def test_an_existing_file_of_another_kind_is_not_overwritten(tmp_path):
+    path = write(tmp_path / "f.xyz", GOOD)
+    run = hamnet("label", path, *LEVEL, "-o", path)
+    assert run.exit_code == 1
+    assert "f.xyz is not an HDF5 file" in run.stderr
+    assert path.read_text() == GOOD
+
+
 def test_nothing_labelled_is_no_dataset(tmp_path):
     path = write(tmp_path / "f.xyz", "1\n\nH 0 0 0\n")
     run = hamnet("label", path, *LEVEL, "-o", tmp_path / "f.h5")
@@ -237,6 +269,7 @@ def test_an_unfinished_dataset_says_how_to_finish_it(tmp_path, water_records, wa
         writer.append(water_records[0], water_basis)
     assert partial_path(path).exists()
     refuse(path, "no such file, but .*water.h5.partial does: .* run the same 'hamnet label'")
+    refuse(partial_path(path), "is a dataset in the making")
 
 
 def test_a_foreign_journal_is_not_overwritten(tmp_path, level):

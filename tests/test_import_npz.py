@@ -1,13 +1,17 @@
 """Import of npz files: what comes out is what went in, and nothing is believed."""
 
+import json
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from hamnet.blocks import to_dense
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.interop.pyscf import to_pyscf_matrix
 from hamnet.units import BOHR_TO_ANGSTROM
+from hamnet_cli.app import app
 from hamnet_datasets.npz import import_npz
 
 
@@ -60,6 +64,21 @@ def test_labels_come_out_as_they_went_in(converted, water_records):
     assert [part.tolist() for part in store.split.values()] == [[0, 1], [2], [3]]
     assert store.level.xc_components == ((101, 1.0), (130, 1.0))
     assert store.card["imported_from"] == "in.npz"
+
+
+def test_the_command_imports_with_workers(tmp_path, arrays):
+    np.savez(tmp_path / "in.npz", **arrays)
+    files = [str(tmp_path / "in.npz"), "-o", str(tmp_path / "out.h5")]
+    options = ["--split", "2,1,1", "--workers", "2", "--licence", "CC0-1.0", "--json"]
+    run = CliRunner().invoke(app, ["data", "import", "npz", *files, *options])
+    assert run.exit_code == 0
+    assert json.loads(run.stdout)["n_records"] == 4
+    shown = CliRunner().invoke(app, ["data", "info", str(tmp_path / "out.h5"), "--json"])
+    summary = json.loads(shown.stdout)
+    assert summary["split"] == {"train": 2, "validation": 1, "test": 1}
+    assert summary["formulas"] == {"H2O": 4}
+    assert summary["card"]["licence"] == "CC0-1.0"
+    assert summary["energy_hartree"] is None
 
 
 def test_energies_may_be_absent(converted, water_records):

@@ -93,6 +93,11 @@ class Store:
                     "the same 'hamnet label' command again"
                 )
             raise HamnetError(f"{self.path}: no such file{hint}")
+        if self.path.suffix == ".partial":
+            raise HamnetError(
+                f"{self.path} is a dataset in the making: run the same 'hamnet label' command "
+                f"again, and it becomes {self.path.with_suffix('')}"
+            )
         try:
             return h5py.File(self.path, "r")
         except OSError as error:
