@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_a_run_leaves_what_it_promises(trained):
     metadata = load_model(out).metadata
     assert metadata.pairs == ("H", "O", "H-H", "H-O")
     assert metadata.data.n_train == 8
-    assert metadata.versions["torch"] == torch.__version__
+    assert metadata.versions["torch"] == version("torch")
     assert metadata.metrics == dict(trained.metrics)
 
 
