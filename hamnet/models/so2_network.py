@@ -118,7 +118,8 @@ class SO2Network(nn.Module):
 
     Node features pass through message layers; pair features are made from both ends, in the pair's
     frame and in both directions, and stay there: the readout gives the irreps of a block in its
-    pair's frame.
+    pair's frame. It reads the features of every layer, and for an on-site block also the sum of the
+    atom's pairs: more features for one least-squares problem at no further cost.
 
     Args:
         config: sizes and parts.
@@ -175,36 +176,49 @@ class SO2Network(nn.Module):
                 if (on_nodes if t.type.on_site else on_pairs)
             }
         )
-        self.node_norm = RMSNorm(degree_of_row(l_max), sum(c))
-        self.pair_norm = RMSNorm(SO2Layout(l_max).degree_of_row, sum(c))
-        self.readout = LinearReadout(tables, c, l_max)
+        n_node, n_pair = config.layers + 2, config.pair_layers
+        self.node_norms = nn.ModuleList(
+            RMSNorm(degree_of_row(l_max), sum(c)) for _ in range(n_node)
+        )
+        self.pair_norms = nn.ModuleList(
+            RMSNorm(SO2Layout(l_max).degree_of_row, sum(c)) for _ in range(n_pair)
+        )
+        self.readout = LinearReadout(
+            tables, (n_node * c[0], n_node * c[1]), (n_pair * c[0], n_pair * c[1]), l_max
+        )
 
     def features(
         self, graph: NeighbourGraph, frames: PairFrames
     ) -> tuple[BlockFeatures, dict[BlockType, Tensor]]:
         """Return the features of all blocks, and the predicted label invariants."""
         # 1. atoms: element, neighbourhood, messages within the shorter cutoff
-        x = self._atoms(graph, frames.select(graph.edges))
+        nodes = self._atoms(graph, frames.select(graph.edges))
         traces: dict[BlockType, Tensor] = {}
         types = block_types(graph)
         if self.node_tracegrad is not None:
-            z, groups = self.node_tracegrad(split_node(x, self.l_max, self.channels))
-            x = join_node(groups, self.l_max)
+            z, groups = self.node_tracegrad(split_node(nodes[-1], self.l_max, self.channels))
+            nodes[-1] = join_node(groups, self.l_max)
             traces |= self._decode(z, graph, [t for t in types if t.on_site])
         # 2. pairs, in both directions
         invariants = self._embed(self.pair_embedding, graph, frames)
-        pairs: Tensor | None = None
+        pairs: list[Tensor] = []
         for layer in self.pair_layers:
-            pairs = layer(x, pairs, frames, invariants)
-        assert pairs is not None
+            pairs.append(layer(nodes[-1], pairs[-1] if pairs else None, frames, invariants))
         if self.pair_tracegrad is not None:
-            z, groups = self.pair_tracegrad(split_pair(pairs, self.l_max, self.channels))
-            pairs = join_pair(groups, self.l_max, self.channels)
+            z, groups = self.pair_tracegrad(split_pair(pairs[-1], self.l_max, self.channels))
+            pairs[-1] = join_pair(groups, self.l_max, self.channels)
             forward, backward = z.chunk(2, dim=0)
             traces |= self._decode(forward + backward, graph, [t for t in types if not t.on_site])
-        # 3. both directions as even and odd under exchange
-        both = frames.exchange(self.pair_norm(pairs), self.channels[0])
-        return BlockFeatures(self.node_norm(x), both), traces
+        # 3. the readout sees every layer; an atom also the sum of its pairs
+        n = self.channels[0]
+        pairs = [norm(y) for norm, y in zip(self.pair_norms, pairs, strict=True)]
+        fade = self.envelope(frames) * self.message_weight
+        nodes.append(
+            frames.scatter(pairs[-1] * torch.cat([fade, fade])[:, None, None], n, len(nodes[0]))
+        )
+        nodes = [norm(x) for norm, x in zip(self.node_norms, nodes, strict=True)]
+        both = frames.exchange(_join(pairs, n), n * len(pairs))
+        return BlockFeatures(_join(nodes, n), both), traces
 
     def forward(self, graph: NeighbourGraph, frames: PairFrames) -> NetworkOutput:
         """Return the standardised irreps of all blocks of a batch.
@@ -220,7 +234,8 @@ class SO2Network(nn.Module):
         """Return the factor of each pair's block, 1 at contact and 0 at the cutoff, ``(P,)``."""
         return envelope(frames.distance, self.config.pair_cutoff)
 
-    def _atoms(self, graph: NeighbourGraph, frames: PairFrames) -> Tensor:
+    def _atoms(self, graph: NeighbourGraph, frames: PairFrames) -> list[Tensor]:
+        """Return the node features ``(A, K, C)`` before and after each message layer."""
         n_rows, n, n_atoms = (self.l_max + 1) ** 2, self.l_max + 1, len(graph.numbers)
         x = frames.natural.new_zeros(n_atoms, n_rows, sum(self.channels))
         x[:, 0, : self.channels[0]] = self.element(self.message_embedding.index[graph.numbers])
@@ -230,10 +245,10 @@ class SO2Network(nn.Module):
         axial = self.degree_embedding(invariants).view(len(invariants), n, self.channels[0])
         start = x.new_zeros(len(invariants), n_rows, sum(self.channels))
         start[:, :n, : self.channels[0]] = axial
-        x = x + frames.scatter(start * weight, self.channels[0], n_atoms)
+        stages = [x + frames.scatter(start * weight, self.channels[0], n_atoms)]
         for layer in self.message_layers:
-            x = layer(x, frames, invariants, weight)
-        return x
+            stages.append(layer(stages[-1], frames, invariants, weight))
+        return stages
 
     def _embed(self, embedding: nn.Module, graph: NeighbourGraph, frames: PairFrames) -> Tensor:
         """Return the embedding of both directions, ``(2P, n_invariants)``."""
@@ -246,3 +261,9 @@ class SO2Network(nn.Module):
         self, z: Tensor, graph: NeighbourGraph, types: Sequence[BlockType]
     ) -> dict[BlockType, Tensor]:
         return {t: self.trace_decoder[t.key](z[block_rows(graph, t)]) for t in types}
+
+
+def _join(stages: Sequence[Tensor], n_natural: int) -> Tensor:
+    """Join the features of several layers: all natural channels, then all pseudo ones."""
+    parts = [x[..., :n_natural] for x in stages] + [x[..., n_natural:] for x in stages]
+    return torch.cat(parts, dim=-1)

@@ -1,6 +1,5 @@
 """The last, linear map: from features to standardised irreps of every block type."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -51,16 +50,22 @@ class LinearReadout(nn.Module):
 
     Args:
         tables: irreps of every block type.
-        channels: natural and pseudo channels of a node and of one direction of a pair.
+        node_channels: natural and pseudo channels of a node.
+        pair_channels: the same of one direction of a pair.
         l_max: largest degree of the features.
     """
 
     def __init__(
-        self, tables: Sequence[BlockIrreps], channels: tuple[int, int], l_max: int
+        self,
+        tables: Sequence[BlockIrreps],
+        node_channels: tuple[int, int],
+        pair_channels: tuple[int, int],
+        l_max: int,
     ) -> None:
         super().__init__()
         self.tables = {t.type: t for t in tables}
-        self.channels, self.layout = channels, SO2Layout(l_max)
+        self.node_channels, self.pair_channels = node_channels, pair_channels
+        self.layout = SO2Layout(l_max)
         self.weights = nn.ParameterDict()
         self.biases = nn.ParameterDict()
         for block_type, c, name in self.classes():
@@ -77,7 +82,7 @@ class LinearReadout(nn.Module):
 
     def n_inputs(self, block_type: BlockType, c: IrrepClass) -> int:
         """Return the number of features from which a class is read."""
-        natural, pseudo = self.channels
+        natural, pseudo = self.node_channels if block_type.on_site else self.pair_channels
         if block_type.on_site:
             return pseudo if c.pseudo else natural
         directions = 1 if c.exchange else 2
@@ -88,7 +93,7 @@ class LinearReadout(nn.Module):
         self, features: BlockFeatures, rows: Tensor | slice, block_type: BlockType, c: IrrepClass
     ) -> Tensor:
         """Return what a class is read from, ``(n_rows, n_components, n_inputs)``."""
-        natural, pseudo = self.channels
+        natural, pseudo = self.node_channels if block_type.on_site else self.pair_channels
         if block_type.on_site:
             x = features.nodes[rows][:, c.order**2 : (c.order + 1) ** 2]
             return x[..., natural:] if c.pseudo else x[..., :natural]
