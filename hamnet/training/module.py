@@ -130,7 +130,7 @@ class TrainingModule(lightning.LightningModule):
         current = self.model.network
         self.model.network = self.averaged_network()
         try:
-            yield self.model.eval()
+            yield self.model
         finally:
             self.model.network = current
 

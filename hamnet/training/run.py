@@ -1,5 +1,6 @@
 """A training run: from a store to a model file."""
 
+import copy
 import json
 import logging
 import time
@@ -17,13 +18,14 @@ from hamnet.data.identity import hash_ids
 from hamnet.data.splits import split_of
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
-from hamnet.files import write_text
+from hamnet.files import write_text, writing
 from hamnet.irreps import BlockType
 from hamnet.metrics import frame_metrics, summarise
 from hamnet.models import HamiltonianModel, save_model
 from hamnet.models.files import MODEL_FILE
 from hamnet.models.metadata import Metadata, TrainingData, library_versions
 from hamnet.models.model import type_name
+from hamnet.models.so2_network import SO2Network
 from hamnet.nn.readout import block_rows
 from hamnet.structure import IntArray
 from hamnet.training.callbacks import Heartbeat, History, Report, describe
@@ -102,22 +104,69 @@ def train(
             f"{n_parameters / 1e6:.2f} M parameters; reference {config.target.reference}"
         )
         _write_json(out / "split.json", {name: rows.tolist() for name, rows in split.items()})
-        module = _fit(model, samples, config, out, resume, report, begin)
-        model.network = module.averaged_network() if module.global_step else model.network
-        model.eval()
+        candidates = []
         if config.readout.solve:
-            size = config.training.batch_size
-            found = solve_readout(model, *(plain_loader(s, size) for s in samples))
-            report(f"readout solved: validation squared error x {found.gain:.3g}")
-        metrics = _validate(model, samples[1].records, config)
-        if metrics:
-            report(f"final validation: {describe(metrics)}")
+            untrained = copy.deepcopy(model.network)
+            candidates.append(_candidate("instant", model, samples, config, report))
+            model.network = untrained
+        module = _fit(model, samples, config, out, resume, report, begin)
+        if module.global_step or not candidates:
+            model.network = module.averaged_network() if module.global_step else model.network
+            candidates.append(_candidate("trained", model, samples, config, report))
+        best = _best(candidates)
+    if len(candidates) > 1:
+        report(f"kept: {best.name}")
     seconds = module.elapsed + time.monotonic() - begin
-    model.metadata = metadata.model_copy(update={"metrics": dict(metrics)})
+    model.network = best.network
+    model.metadata = metadata.model_copy(update={"metrics": dict(best.metrics)})
     save_model(model, out / MODEL_FILE)
-    summary = {"validation": metrics, "steps": module.global_step, "seconds": round(seconds, 1)}
+    summary = {
+        "kept": best.name,
+        "validation": best.metrics,
+        "candidates": {c.name: c.metrics for c in candidates},
+        "steps": module.global_step,
+        "seconds": round(seconds, 1),
+    }
     _write_json(out / "metrics.json", summary)
-    return TrainResult(out / MODEL_FILE, metrics, module.global_step, seconds)
+    return TrainResult(out / MODEL_FILE, best.metrics, module.global_step, seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A network that may become the result, and its errors on the validation frames."""
+
+    name: str
+    network: SO2Network
+    metrics: Mapping[str, float]
+
+
+def _candidate(
+    name: str,
+    model: HamiltonianModel,
+    samples: list[SampleDataset],
+    config: TrainConfig,
+    report: Report,
+) -> _Candidate:
+    """Solve the readout of the model as it is, and measure it."""
+    if config.readout.solve:
+        size = config.training.batch_size
+        solve_readout(model, *(plain_loader(s, size) for s in samples))
+    metrics = _validate(model, samples[1].records, config)
+    if metrics:
+        solved = ", readout solved" if config.readout.solve else ""
+        report(f"{name}{solved}: validation {describe(metrics)}")
+    return _Candidate(name, model.network, metrics)
+
+
+def _best(candidates: list[_Candidate]) -> _Candidate:
+    """Return the candidate with the smallest error of H; the last one without validation frames.
+
+    With few frames or little time, random features and a solved readout ("instant") can be better
+    than features that gradient steps have only begun to shape.
+    """
+    if not candidates[-1].metrics:
+        return candidates[-1]
+    return min(candidates, key=lambda c: c.metrics["h_mae_uha"])
 
 
 def choose_split(store: Store, config: TrainConfig) -> dict[str, IntArray]:
@@ -257,13 +306,14 @@ def _fit(
                 _checkpoints(out, every),
             ],
         )
-        trainer.fit(
-            module,
-            loader,
-            record_loader(few, settings.batch_size) if shown else None,
-            ckpt_path=out / CHECKPOINT if resume else None,
-            weights_only=True,
-        )
+        with writing(out / CHECKPOINT):
+            trainer.fit(
+                module,
+                loader,
+                record_loader(few, settings.batch_size) if shown else None,
+                ckpt_path=out / CHECKPOINT if resume else None,
+                weights_only=True,
+            )
     return module
 
 
