@@ -1,23 +1,22 @@
 """The orbital order against PySCF: H of a rotated molecule is the rotated H of the molecule.
 
-Hartree-Fock, because no quadrature grid breaks its symmetry. The rotation of the harmonics is
-found from their values at random points: independent of hamnet's own Wigner matrices.
+Hartree-Fock, because no quadrature grid breaks its symmetry. `rotate_orbitals` finds the rotation
+of the harmonics from their values at random points: independent of the edge frame's matrices.
 """
 
 import numpy as np
 import pytest
 import torch
-from e3nn import o3
 from pyscf import gto, scf
-from scipy.linalg import block_diag
 from scipy.spatial.transform import Rotation
 
-from hamnet.basis import OrbitalBasis
-from hamnet.blocks import to_dense
+from hamnet.blocks import from_dense, molecule_layout, to_dense
 from hamnet.errors import HamnetError
 from hamnet.integrals import basis_for, overlap
 from hamnet.interop.pyscf import basis_of, from_pyscf_matrix, structure_of, to_mole, to_pyscf_matrix
+from hamnet.so3.rotation import real_harmonics
 from hamnet.structure import Structure
+from hamnet.testing import rotate_orbitals
 
 MOLECULE = Structure(
     np.array([8, 9, 1]), np.array([[0.0, 0.1, 0.0], [0.3, 1.4, -0.1], [-0.2, -0.3, 0.9]])
@@ -26,49 +25,42 @@ ROTATION = Rotation.from_euler("zyx", [0.7, -1.1, 2.3]).as_matrix()
 
 
 def harmonics(l: int, points: np.ndarray) -> np.ndarray:
-    """Real harmonics m = -l..l at unit vectors ``[P, 3]``: e3nn's, fed with (y, z, x)."""
-    vectors = torch.as_tensor(points[:, [1, 2, 0]])
-    return o3.spherical_harmonics(l, vectors, normalize=True).numpy()
+    """Real harmonics m = -l..l at unit vectors ``[P, 3]``."""
+    return real_harmonics([l], torch.as_tensor(points)).numpy()
 
 
-def rotation_of_harmonics(l: int, rotation: np.ndarray) -> np.ndarray:
-    """Return D with ``Y(R x) = D Y(x)``."""
-    points = np.random.default_rng(l).standard_normal((60, 3))
-    transposed, *_ = np.linalg.lstsq(
-        harmonics(l, points), harmonics(l, points @ rotation.T), rcond=None
-    )
-    return transposed.T
-
-
-def rotation_of_orbitals(basis: OrbitalBasis, structure: Structure, rotation: np.ndarray):
-    parts = {l: rotation_of_harmonics(l, rotation) for l in range(basis.l_max + 1)}
-    return block_diag(*[parts[l] for z in structure.numbers for l in basis.of(int(z))])
-
-
-def fock(structure: Structure, basis: str) -> tuple[np.ndarray, OrbitalBasis]:
-    mole = to_mole(structure, basis)
+@pytest.mark.parametrize(
+    ("basis", "l_max"), [("def2-svp", 2), ("def2-tzvp", 3), ("cc-pvtz", 3)], ids=str
+)
+def test_the_fock_matrix_rotates_with_the_molecule(basis, l_max):
+    """Proper and improper; the SCF of the rotated molecule starts from the rotated density."""
+    mole = to_mole(MOLECULE, basis)
     mf = scf.RHF(mole)
-    mf.conv_tol, mf.conv_tol_grad = 1e-12, 1e-9
+    mf.conv_tol, mf.conv_tol_grad = 1e-11, 1e-7
     mf.kernel()
     assert mf.converged
-    return to_dense(from_pyscf_matrix(mf.get_fock(), mole)), basis_of(mole, basis)
-
-
-@pytest.mark.parametrize(("basis", "l_max"), [("def2-svp", 2), ("cc-pvtz", 3)], ids=str)
-def test_the_fock_matrix_rotates_with_the_molecule(basis, l_max):
-    h, orbitals = fock(MOLECULE, basis)
+    orbitals = basis_of(mole, basis)
     assert orbitals.l_max == l_max
-    for rotation in (ROTATION, -ROTATION):  # proper and improper
+    density, fock = mf.make_rdm1(), mf.get_fock()
+    h = to_dense(from_pyscf_matrix(fock, mole))
+    for rotation in (ROTATION, -ROTATION):
         turned = Structure(MOLECULE.numbers, MOLECULE.positions @ rotation.T + [1.0, -2.0, 0.5])
-        d = rotation_of_orbitals(orbitals, MOLECULE, rotation)
+        d = rotate_orbitals(orbitals, MOLECULE.numbers, rotation)
         np.testing.assert_allclose(d @ d.T, np.eye(len(d)), atol=1e-12)
-        np.testing.assert_allclose(fock(turned, basis)[0], d @ h @ d.T, atol=1e-9)
+        other = to_mole(turned, basis)
+        ordered = d @ to_dense(from_pyscf_matrix(density, mole)) @ d.T
+        layout = molecule_layout(orbitals.atom_offsets(turned.numbers))
+        start = to_pyscf_matrix(from_dense(ordered, layout), orbitals, turned)
+        again = scf.RHF(other)
+        rotated = to_dense(from_pyscf_matrix(again.get_fock(dm=start), other))
+        np.testing.assert_allclose(rotated, d @ h @ d.T, atol=1e-10)
+        assert again.energy_tot(start) == pytest.approx(mf.e_tot, abs=1e-9)
 
 
 def test_g_functions_rotate_too():
     orbitals = basis_for(MOLECULE, "cc-pvqz")
     assert orbitals.l_max == 4
-    d = rotation_of_orbitals(orbitals, MOLECULE, -ROTATION)
+    d = rotate_orbitals(orbitals, MOLECULE.numbers, -ROTATION)
     turned = Structure(MOLECULE.numbers, -MOLECULE.positions @ ROTATION.T)
     s, rotated = (to_dense(overlap(x, orbitals)) for x in (MOLECULE, turned))
     np.testing.assert_allclose(rotated, d @ s @ d.T, atol=1e-12)
