@@ -22,7 +22,9 @@ docs: .venv/dev
 	$(BIN)/zensical build --clean --strict
 
 bench: .venv/test
-	for script in $(wildcard benchmarks/*.py); do $(BIN)/python $$script || exit 1; done
+	for name in prediction accuracy; do \
+		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json || exit 1; \
+	done
 
 clean:
 	rm -rf .venv site

@@ -1,12 +1,15 @@
 """Errors on frames that were never seen, after a given wall time of training.
 
-    python benchmarks/accuracy.py --data water-gauss.h5 --task water-gauss --reference none
+    python benchmarks/accuracy.py --task water --reference none
+    python benchmarks/accuracy.py --task water-gauss --data water-gauss.h5
 
-The file must carry its split. A second row shows the same model without gradient steps: random
-features and the solved readout.
+A task without ``--data`` labels the frames of a shipped recipe first, once. Two rows: the model
+without gradient steps (random features and the solved readout), and the one that `hamnet train`
+keeps after the given wall time.
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,14 @@ from common import finish, parser
 from hamnet.data.store import Store
 from hamnet.metrics import frame_metrics, summarise
 from hamnet.models import load_model
+from hamnet.registry import look_up
 from hamnet.training.config import load_config
-from hamnet.training.run import train
+from hamnet.training.run import choose_split, train
+from hamnet_datasets.jobs import Options, label_recipe
+from hamnet_datasets.recipes import load_recipe
+
+RECIPES = {"water": "water-pbe-svp"}
+"""Tasks whose labels a shipped recipe makes."""
 
 
 def main() -> None:
@@ -31,8 +40,8 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     made = parser(__doc__)
-    made.add_argument("--data", type=Path, required=True, help="Labels with a split.")
-    made.add_argument("--task", required=True, help="Name of the task, for the table.")
+    made.add_argument("--task", default="water", help=f"{', '.join(RECIPES)}, or a name for --data")
+    made.add_argument("--data", type=Path, help="Labels; the file's split is used if it has one.")
     made.add_argument("--reference", choices=("none", "sap", "minao"), default="none")
     made.add_argument("--minutes", type=float, default=10.0, help="Wall time; 0: instant only.")
     made.add_argument("--seed", type=int, default=1)
@@ -40,7 +49,18 @@ def _options() -> argparse.Namespace:
     options = made.parse_args()
     if options.quick:
         options.minutes = min(options.minutes, 0.5)
+    if options.data is None:
+        options.data = _labels(look_up("task", options.task, RECIPES), options.quick)
     return options
+
+
+def _labels(recipe: str, quick: bool) -> Path:
+    """Return the labels of a recipe, made if absent."""
+    n_frames = 60 if quick else 300
+    path = Path(__file__).parent / "data" / f"{recipe}-{n_frames}.h5"
+    path.parent.mkdir(exist_ok=True)
+    label_recipe(load_recipe(recipe), path, options=Options(limit=n_frames))
+    return path
 
 
 def _row(options: argparse.Namespace, name: str, settings: list[str]) -> dict[str, Any]:
@@ -51,15 +71,18 @@ def _row(options: argparse.Namespace, name: str, settings: list[str]) -> dict[st
         *options.set,
     ]
     with tempfile.TemporaryDirectory() as folder, Store.open(options.data) as store:
-        run = train(options.data, Path(folder) / "run", load_config(overrides=overrides))
+        config = load_config(overrides=overrides)
+        run = train(options.data, Path(folder) / "run", config)
+        kept = json.loads((run.model_file.parent / "metrics.json").read_text())["kept"]
         model = load_model(run.model_file)
-        records = [store[int(k)] for k in (store.split or {})["test"]]
+        records = [store[int(k)] for k in choose_split(store, config)["test"]]
         predictions = model.predict_labelled(records)
         frames = [frame_metrics(p, r) for p, r in zip(predictions, records, strict=True)]
         return {
             "task": options.task,
             "reference": options.reference,
             "model": name,
+            "kept": kept,
             "parameters": sum(p.numel() for p in model.network.parameters()),
             "seed": options.seed,
             "train_frames": model.metadata.data.n_train,
