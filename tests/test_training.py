@@ -119,6 +119,15 @@ def test_finished_runs_are_not_overwritten_and_settings_must_agree(store, traine
         train(store, out, settings("training.max_steps=9"), resume=True, report=quiet)
 
 
+def test_a_damaged_checkpoint_is_refused(store, trained, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(trained.model_file.parent, out)
+    whole = (out / CHECKPOINT).read_bytes()
+    (out / CHECKPOINT).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(HamnetError, match=r"last\.ckpt: damaged"):
+        train(store, out, settings("training.max_steps=8"), resume=True, report=quiet)
+
+
 def test_nothing_to_resume(store, tmp_path):
     with pytest.raises(HamnetError, match="no checkpoint"):
         train(store, tmp_path, settings(), resume=True, report=quiet)

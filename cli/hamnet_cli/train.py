@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hamnet_cli.common import Json, OutDir, Quiet, note, print_json
+from hamnet_cli.common import Json, OutDir, Quiet, complain, note, print_json
 
 
 def train(
@@ -44,7 +44,13 @@ def train(
         config = out / "config.toml"
     loaded = load_config(config, overrides)
     report = (lambda _: None) if quiet else note
-    result = run(data, out, loaded, resume=resume, report=report)
+    try:
+        result = run(data, out, loaded, resume=resume, report=report)
+    except KeyboardInterrupt:
+        complain(
+            f"interrupted; continue from the last validation: hamnet train {data} -o {out} --resume"
+        )
+        raise typer.Exit(130) from None
     if json:
         print_json(
             {

@@ -220,7 +220,7 @@ def _learning(history: Mapping[str, figures.Curve]) -> str:
         return ""
     return _section(
         "Learning curve",
-        "During training, that is before the linear readout is solved.",
+        "During training, before the readout is solved; the run's metrics.json says what was kept.",
         _figures(pictures),
     )
 

@@ -5,6 +5,7 @@ import json
 import logging
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -189,6 +190,11 @@ def _prepare_folder(out: Path, config: TrainConfig, resume: bool) -> None:
     if resume:
         if not (out / CHECKPOINT).exists():
             raise HamnetError(f"{out}: no checkpoint to resume from ({CHECKPOINT})")
+        if not zipfile.is_zipfile(out / CHECKPOINT):
+            raise HamnetError(
+                f"{out / CHECKPOINT}: damaged, the run cannot be resumed; start again in another "
+                "folder"
+            )
         if settings.read_text(encoding="utf-8") != text:
             raise HamnetError(
                 f"{out}: the run has other settings than those given; resume with the same "
@@ -306,14 +312,17 @@ def _fit(
                 _checkpoints(out, every),
             ],
         )
-        with writing(out / CHECKPOINT):
-            trainer.fit(
-                module,
-                loader,
-                record_loader(few, settings.batch_size) if shown else None,
-                ckpt_path=out / CHECKPOINT if resume else None,
-                weights_only=True,
-            )
+        try:
+            with writing(out / CHECKPOINT):
+                trainer.fit(
+                    module,
+                    loader,
+                    record_loader(few, settings.batch_size) if shown else None,
+                    ckpt_path=out / CHECKPOINT if resume else None,
+                    weights_only=True,
+                )
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
     return module
 
 
