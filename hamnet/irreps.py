@@ -13,9 +13,9 @@ where all degrees of one ``|m|`` may be read from the same features.
 
 Exchange of the two atoms maps ``h_ji[b, a, l] = s h_ij[a, b, l]``, ``s = +1`` for natural and -1
 for pseudo irreps. Of two atoms of one element take ``(h[a, b] + e h[b, a])/sqrt 2``, e = 1 and -1.
-From the frame of (i, j) to that of (j, i), a half turn about x, their even rows take the sign
-``e (-1)^(l+m)`` and their odd rows the opposite one: that sign is the *exchange* of a component.
-Read from features of the same exchange, H is the same whichever atom comes first.
+From the frame of (i, j) to that of (j, i), a mirror across the polar axis, their components take
+the sign ``e (-1)^(l+m)``, which is the *exchange* of a component. Read from features of the same
+exchange, H is the same whichever atom comes first.
 """
 
 import math

@@ -53,11 +53,12 @@ def test_edge_frame_is_a_proper_rotation():
         assert torch.allclose(laboratory[k, 4:, 4:], expected, atol=1e-10)
 
 
-def test_half_turn_of_a_frame_is_the_frame_of_the_reversed_edge():
-    frame, r = EdgeFrame(3), directions()
-    natural, _ = frame(r)
+def test_mirrored_frame_is_the_frame_of_the_reversed_edge():
+    r = directions()
+    natural, _ = EdgeFrame(3)(r)
     y = real_harmonics([0, 1, 2, 3], -r)
-    turned = (natural * frame.flips[0][:, None]) @ y[..., None]
+    mirror = SO2Layout(3).reflection[:, None]
+    turned = (mirror * natural) @ y[..., None]
     assert turned[:, 4:].abs().max() < 1e-12
     assert (turned[:, :4] > 0).all()
 

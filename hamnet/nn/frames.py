@@ -14,22 +14,21 @@ from hamnet.so3.rotation import EdgeFrame
 class PairFrames:
     """Rotations into the frames of pairs (i, j), built once and shared by all layers.
 
-    The frame of the reversed pair is the same one after a half turn about x, a diagonal of signs:
-    both directions of a pair share one matrix.
+    The frame of the reversed pair is the same one after a mirror across the polar axis, a diagonal
+    of signs: both directions of a pair share one matrix. It is left-handed, which no layer notices,
+    because all of them commute with mirrors.
 
     Attributes:
         natural: from laboratory rows to edge rows, natural parity, ``(P, K, K)``.
         pseudo: the same for pseudo parity.
-        flips: signs of the half turn in edge rows, natural and pseudo, ``(2, K, 1)``.
-        mirrors: signs of a mirror through the edge, likewise, ``(2, K, 1)``.
+        signs: of that mirror in edge rows; pseudo features take the opposite, ``(K, 1)``.
         pairs: atoms i and j, ``(2, P)``.
         distance: Angstrom, ``(P,)``.
     """
 
     natural: Tensor
     pseudo: Tensor
-    flips: Tensor
-    mirrors: Tensor
+    signs: Tensor
     pairs: Tensor
     distance: Tensor
 
@@ -39,8 +38,8 @@ class PairFrames:
         vectors = graph.pair_vectors()
         distance = vectors.norm(dim=1)
         natural, pseudo = frame(vectors / distance[:, None])
-        signs = frame.flips[..., None], frame.mirrors[..., None]
-        return PairFrames(natural, pseudo, *signs, graph.pairs, distance)
+        signs = frame.layout.reflection[:, None].to(natural)
+        return PairFrames(natural, pseudo, signs, graph.pairs, distance)
 
     def to(self, dtype: torch.dtype) -> "PairFrames":
         """Return the same frames in another precision."""
@@ -48,8 +47,7 @@ class PairFrames:
             self,
             natural=self.natural.to(dtype),
             pseudo=self.pseudo.to(dtype),
-            flips=self.flips.to(dtype),
-            mirrors=self.mirrors.to(dtype),
+            signs=self.signs.to(dtype),
             distance=self.distance.to(dtype),
         )
 
@@ -81,17 +79,16 @@ class PairFrames:
         pseudo = self.pseudo @ torch.cat([own[..., n:], other[..., n:]], dim=-1)
         forward = torch.cat([natural, pseudo], dim=-1)
         half = pseudo.shape[-1] // 2
-        swapped = torch.cat([natural[..., n:], natural[..., :n]], dim=-1)
-        swapped_pseudo = torch.cat([pseudo[..., half:], pseudo[..., :half]], dim=-1)
-        return torch.cat([forward, _signed(self.flips, swapped, swapped_pseudo)], dim=0)
+        swapped = [natural[..., n:], natural[..., :n], -pseudo[..., half:], -pseudo[..., :half]]
+        return torch.cat([forward, torch.cat(swapped, dim=-1) * self.signs], dim=0)
 
     def scatter(self, edges: Tensor, n_natural: int, n_atoms: int) -> Tensor:
         """Sum messages ``(2P, K, C)`` on their first atom; ``(A, K, C)`` in laboratory rows."""
         n = n_natural
         forward, backward = edges.chunk(2, dim=0)
-        backward = _signed(self.flips, backward[..., :n], backward[..., n:])
+        backward = backward * self.signs
         natural = self.natural.mT @ torch.cat([forward[..., :n], backward[..., :n]], dim=-1)
-        pseudo = self.pseudo.mT @ torch.cat([forward[..., n:], backward[..., n:]], dim=-1)
+        pseudo = self.pseudo.mT @ torch.cat([forward[..., n:], -backward[..., n:]], dim=-1)
         half = pseudo.shape[-1] // 2
         at_i = torch.cat([natural[..., :n], pseudo[..., :half]], dim=-1)
         at_j = torch.cat([natural[..., n:], pseudo[..., half:]], dim=-1)
@@ -107,11 +104,5 @@ class PairFrames:
         """
         n = n_natural
         forward, backward = edges.chunk(2, dim=0)
-        backward = _signed(self.mirrors, backward[..., :n], backward[..., n:])
         plus, minus = (forward + backward) / math.sqrt(2), (forward - backward) / math.sqrt(2)
         return torch.cat([plus[..., :n], minus[..., :n], plus[..., n:], minus[..., n:]], dim=-1)
-
-
-def _signed(signs: Tensor, natural: Tensor, pseudo: Tensor) -> Tensor:
-    """Multiply rows by signs and join the parities."""
-    return torch.cat([natural * signs[0], pseudo * signs[1]], dim=-1)

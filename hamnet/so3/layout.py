@@ -65,12 +65,13 @@ class SO2Layout:
         return torch.tensor([math.isqrt(row) for row in self.natural[0]])
 
     @cached_property
-    def mirror(self) -> tuple[Tensor, Tensor]:
-        """Signs of the rows under a mirror through the edge, natural and pseudo parity."""
-        signs = [torch.tensor([s] * (self.l_max + 1)) for s in (1.0, -1.0)]
-        rest = [s for n in self.degrees[1:] for s in [1.0] * n + [-1.0] * n]
-        natural, pseudo = (torch.cat([s, torch.tensor(rest)]).double() for s in signs)
-        return natural, pseudo
+    def reflection(self) -> Tensor:
+        """Signs (-1)^(l+m) of the rows when the polar axis is reversed by a mirror across it.
+
+        Those of pseudo features are the opposite.
+        """
+        order = [m for m, n in enumerate(self.row_splits) for _ in range(n)]
+        return (-1.0) ** (self.degree_of_row + torch.tensor(order)).double()
 
     @cached_property
     def half_turn(self) -> Tensor:

@@ -52,7 +52,6 @@ class EdgeFrame(nn.Module):
 
     coefficients: Tensor
     flips: Tensor
-    mirrors: Tensor
 
     def __init__(self, l_max: int) -> None:
         super().__init__()
@@ -71,7 +70,6 @@ class EdgeFrame(nn.Module):
         # derived from l_max: not part of the state dictionary
         self.register_buffer("coefficients", torch.stack(matrices, dim=1), persistent=False)
         self.register_buffer("flips", torch.stack(flips), persistent=False)
-        self.register_buffer("mirrors", torch.stack(layout.mirror), persistent=False)
 
     def forward(self, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rotations of natural and of pseudo features.
