@@ -14,8 +14,10 @@ import os
 import struct
 import time
 import zlib
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +58,10 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.positions: list[int] = []
+        self.positions = array("q")
+        self._file = _locked(path)
         try:
-            self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
-        except OSError as error:
-            raise HamnetError(f"cannot write {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.n_damaged = self._recover()
-        except BlockingIOError as error:
-            self._file.close()
-            raise HamnetError(
-                f"another process is writing {path}: wait until it ends, or write to another file"
-            ) from error
         except BaseException:
             self._file.close()
             raise
@@ -150,7 +143,17 @@ class Journal:
         self._file.seek(self.positions[index])
         length, _ = _HEAD.unpack(self._file.read(_HEAD.size))
         payload = self._file.read(length)
-        return Entry(_metadata(payload), load_tensors(payload))
+        (header,) = struct.unpack_from("<Q", payload)
+        return Entry(_strings(payload[8 : 8 + header]), load_tensors(payload))
+
+    def peek(self, index: int) -> tuple[dict[str, str], dict[str, int]]:
+        """Return the strings of an entry and the length of each of its arrays; reads no array."""
+        self._file.seek(self.positions[index] + _HEAD.size)
+        (length,) = struct.unpack("<Q", self._file.read(8))
+        header = self._file.read(length)
+        arrays = json.loads(header)
+        lengths = {k: v["shape"][0] for k, v in arrays.items() if k != "__metadata__"}
+        return _strings(header), lengths
 
     def close(self) -> None:
         """Close the log and keep it."""
@@ -164,8 +167,46 @@ class Journal:
         self._file.close()
 
 
-def _metadata(payload: bytes) -> dict[str, str]:
+def _locked(path: Path) -> FileIO:
+    """Open a file (made if absent) that no other process can open in this way meanwhile.
+
+    Raises:
+        HamnetError: another process has it; it cannot be written.
+    """
+    while True:
+        try:
+            file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+        except OSError as error:
+            raise HamnetError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        except BlockingIOError as error:
+            owner = _owner(file.fileno())
+            file.close()
+            raise HamnetError(
+                f"another process is writing {path}{owner}: wait until it ends, or write to "
+                "another file"
+            ) from error
+        file.close()  # its last owner finished and removed it in between
+
+
+def _owner(descriptor: int) -> str:
+    """Return which process of this machine holds the lock, where the system tells (Linux)."""
+    status = os.fstat(descriptor)
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return ""
+    for lock in locks:
+        _, kind, _, access, pid, where, *_ = lock.split()
+        if (kind, access, where) == ("FLOCK", "WRITE", device):
+            return f" (pid {pid})"
+    return ""
+
+
+def _strings(header: bytes) -> dict[str, str]:
     """Return the strings of a safetensors document, which its own loader does not give."""
-    (length,) = struct.unpack_from("<Q", payload)
-    header = json.loads(payload[8 : 8 + length])
-    return dict(header.get("__metadata__", {}))
+    return dict(json.loads(header).get("__metadata__", {}))

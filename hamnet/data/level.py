@@ -11,6 +11,9 @@ from hamnet.errors import HamnetError
 from hamnet.structure import Structure
 
 TIGHT_GRID_LEVEL = 4
+PYSCF_PROGRAMS = ("pyscf", "gpu4pyscf")
+"""Programs whose labels are the same numbers and may share a file."""
+
 _NOT_PHYSICS = frozenset({"xc", "pyscf_version", "max_cycle"})
 
 
@@ -37,6 +40,10 @@ class LevelOfTheory(BaseModel):
     init_guess: Literal["minao"] = "minao"
     """Always the same start: a warm-started label would depend on its neighbours."""
     density_fit: Literal[False] = False
+    stability: bool = False
+    """True if every density was checked to be a minimum, and improved where it was none."""
+    program: str = "pyscf"
+    """The code that made the labels; `record_id` and `check_same_level` see other codes only."""
     xc_components: tuple[tuple[int, float], ...] = ()
     """libxc ids and their weights; empty until a functional has been looked up."""
     xc_exchange: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -56,8 +63,12 @@ class LevelOfTheory(BaseModel):
     def physics(self) -> dict[str, Any]:
         """Return the settings on which the numbers of a label depend."""
         looked_up = bool(self.xc_components) or any(self.xc_exchange)
-        skip = _NOT_PHYSICS if looked_up else _NOT_PHYSICS - {"xc"}
-        return self.model_dump(mode="json", exclude=set(skip))
+        skip = set(_NOT_PHYSICS if looked_up else _NOT_PHYSICS - {"xc"})
+        if self.program in PYSCF_PROGRAMS:
+            skip.add("program")
+        if not self.stability:
+            skip.add("stability")
+        return self.model_dump(mode="json", exclude=skip)
 
     def __str__(self) -> str:
         return f"{self.xc}/{self.basis} (grid {self.grid_level})"

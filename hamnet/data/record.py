@@ -11,6 +11,9 @@ from hamnet.structure import FloatArray, Structure
 REFERENCES = ("none", "sap", "minao")
 """Reference Hamiltonians H0 that a model may subtract from its target."""
 
+SCF_RUNGS = ("unknown", "plain", "damped", "second-order")
+"""How an SCF converged: at once, with level shift and damping, or by second-order steps."""
+
 
 @dataclass(frozen=True, eq=False)
 class Record:
@@ -30,6 +33,7 @@ class Record:
         energy: total energy, Hartree; NaN where unknown.
         dipole: Debye, shape ``[3]``; NaN where unknown.
         scf_cycles: cycles to convergence, 0 where unknown.
+        scf_rung: how it converged, an index into `SCF_RUNGS`.
         seconds: wall time of the label, 0 where unknown.
     """
 
@@ -46,6 +50,7 @@ class Record:
     energy: float = float("nan")
     dipole: FloatArray = field(default_factory=lambda: np.full(3, np.nan))
     scf_cycles: int = 0
+    scf_rung: int = 0
     seconds: float = 0.0
 
     def blocks(self, name: str) -> HamiltonianBlocks:

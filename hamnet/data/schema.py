@@ -3,6 +3,9 @@
 Flat arrays and offsets, never a dataset per frame or pair. Frame ``f`` owns the rows
 ``offsets/<counter>[f] : offsets/<counter>[f + 1]`` of every column with that counter; a column
 without counter has one row a frame. Blocks follow each other in the order of ``pairs/atom_pairs``.
+
+Columns with a counter lie in one piece, so that a reader can map them into memory; the `checksum`
+of each frame's rows is in ``checksums/<column>``. Everything else is chunked with fletcher32.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,8 +27,7 @@ AO_ORDER = (
 )
 SUBSETS = ("train", "validation", "test")
 CHUNK_BYTES = 1 << 13
-MATRIX_CHUNK_BYTES = 1 << 16
-"""A read decodes whole chunks: about one matrix. Small columns must not swell small files."""
+"""Of columns with one row a frame; they must not swell small files."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,19 @@ class Column:
         row: shape of one row.
         counter: which offsets cut it into frames; empty for one row a frame.
         unit: unit of the numbers, empty for none.
+        default: value in files that were written before the column existed; None if none were.
     """
 
     dtype: str
     row: tuple[int, ...] = ()
     counter: str = ""
     unit: str = ""
+    default: int | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return np.dtype(self.dtype).itemsize * int(np.prod(self.row, dtype=int))
 
 
 _FIXED = {
@@ -53,6 +62,7 @@ _FIXED = {
     "frames/energy": Column("<f8", unit="Hartree"),
     "frames/dipole": Column("<f8", (3,), unit="Debye"),
     "frames/scf_cycles": Column("<i4"),
+    "frames/scf_rung": Column("<i4", default=0),
     "frames/seconds": Column("<f8", unit="s"),
     "frames/cell": Column("<f8", (3, 3), unit="Angstrom"),
     "frames/pbc": Column("|u1", (3,)),
@@ -77,12 +87,19 @@ def columns(references: Iterable[str]) -> dict[str, Column]:
     return {**_FIXED, **{f"references/{name}": h0 for name in references}}
 
 
-def counter_of(name: str) -> str:
-    """Return the counter that cuts a column into frames; empty for one row a frame."""
-    return columns([name.removeprefix("references/")])[name].counter
-
-
 Row = dict[str, NDArray[Any]]
+
+
+def checksum(rows: NDArray[Any]) -> int:
+    """Return ``sum_i (2 i + 1) w_i`` modulo 2^64 over the 8-byte words w (zeros fill up the last).
+
+    It changes with every single damaged word, and takes microseconds for a matrix.
+    """
+    data = rows.reshape(-1).view(np.uint8)
+    if len(data) % 8:
+        data = np.concatenate([data, np.zeros(-len(data) % 8, np.uint8)])
+    words = data.view("<u8")
+    return int((words * np.arange(1, 2 * len(words), 2, dtype=np.uint64)).sum(dtype=np.uint64))
 
 
 def to_row(record: Record) -> Row:
@@ -96,6 +113,7 @@ def to_row(record: Record) -> Row:
         "frames/energy": record.energy,
         "frames/dipole": record.dipole,
         "frames/scf_cycles": record.scf_cycles,
+        "frames/scf_rung": record.scf_rung,
         "frames/seconds": record.seconds,
         "frames/cell": structure.cell,
         "frames/pbc": structure.pbc,
@@ -130,7 +148,12 @@ def to_tensors(record: Record) -> Row:
 
 def from_tensors(arrays: Mapping[str, NDArray[Any]], record_id: str) -> Row:
     """Rebuild the rows of one record; inverse of `to_tensors`."""
-    return {"frames/id": np.array([record_id.encode()], dtype="S32"), **arrays}
+    absent = {
+        name: np.array([column.default], column.dtype)
+        for name, column in _FIXED.items()
+        if column.default is not None and name not in arrays
+    }
+    return {"frames/id": np.array([record_id.encode()], dtype="S32"), **absent, **arrays}
 
 
 def from_row(row: Mapping[str, NDArray[Any]], atom_offsets: NDArray[np.int64]) -> Record:
@@ -160,6 +183,7 @@ def from_row(row: Mapping[str, NDArray[Any]], atom_offsets: NDArray[np.int64]) -
         energy=float(row["frames/energy"][0]),
         dipole=_native(row["frames/dipole"][0]),
         scf_cycles=int(row["frames/scf_cycles"][0]),
+        scf_rung=int(row["frames/scf_rung"][0]),
         seconds=float(row["frames/seconds"][0]),
     )
 

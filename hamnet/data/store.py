@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hamnet.basis import OrbitalBasis
 from hamnet.data import schema
 from hamnet.data.failure import Failure
+from hamnet.data.hdf5 import Lengths
 from hamnet.data.level import LevelOfTheory
 from hamnet.data.record import Record
 from hamnet.errors import HamnetError
@@ -42,7 +43,7 @@ class Store:
         self.path = Path(path)
         self._pid = -1
         self._handle: h5py.File | None = None
-        self._open_datasets: dict[str, h5py.Dataset] = {}
+        self._flat: dict[str, NDArray[Any] | h5py.Dataset] = {}
         self._small: dict[str, NDArray[Any]] = {}
         try:
             self._load(self._file)
@@ -69,6 +70,8 @@ class Store:
             self.ids: list[str] = [i.decode() for i in file["frames/id"][()]]
             self._offsets = {c: file[f"offsets/{c}"][()] for c in schema.COUNTERS}
             self._columns = schema.columns(self.references)
+            self._has_checksums = "checksums" in file
+            self._intact = np.zeros(len(self), dtype=bool)
             self.split = _read_split(file)
             self._check_lengths(file)
         except HamnetError:
@@ -79,7 +82,7 @@ class Store:
     @property
     def _file(self) -> h5py.File:
         if self._handle is None or self._pid != os.getpid():
-            self._open_datasets = {}
+            self._flat = {}
             self._handle = self._open()
             self._pid = os.getpid()
         return self._handle
@@ -126,6 +129,8 @@ class Store:
             if len(offsets) != n + 1 or (np.diff(offsets) < 0).any():
                 raise self._damaged(f"{len(offsets)} offsets of {counter} for {n} frames")
         for name, column in self._columns.items():
+            if name not in file and column.default is not None:
+                continue
             expected = int(self._offsets[column.counter][-1]) if column.counter else n
             if len(file[name]) != expected:
                 raise self._damaged(f"{name} has {len(file[name])} rows, not {expected}")
@@ -142,30 +147,70 @@ class Store:
         counter = self._columns[name].counter
         if not counter:
             return self._per_frame(name)[index : index + 1]
-        start, stop = self._offsets[counter][index : index + 2]
-        values: NDArray[Any] = self._dataset(name)[start:stop]
-        return values
+        cuts = self._offsets[counter]
+        return np.array(self._rows_of(name)[cuts[index] : cuts[index + 1]])
 
     def _per_frame(self, name: str) -> NDArray[Any]:
         """Return a column with one row a frame, read once and kept: a few bytes a frame."""
         if name not in self._small:
-            self._small[name] = self._dataset(name)[()]
+            if name in self._file:
+                self._small[name] = self._file[name][()]
+            else:
+                column = self._columns[name]
+                self._small[name] = np.full((len(self), *column.row), column.default, column.dtype)
         return self._small[name]
 
-    def _dataset(self, name: str) -> h5py.Dataset:
-        file = self._file  # forgets the handles of another process
-        if name not in self._open_datasets:  # finding a dataset by name costs more than reading it
-            self._open_datasets[name] = file[name]
-        return self._open_datasets[name]
+    def _rows_of(self, name: str) -> "NDArray[Any] | h5py.Dataset":
+        """Return a column that is cut into frames, mapped into memory if it lies in one piece."""
+        file = self._file  # forgets the maps of another process
+        if name not in self._flat:
+            data = file[name]
+            start = data.id.get_offset()
+            self._flat[name] = (
+                data
+                if start is None
+                else np.memmap(self.path, data.dtype, "r", start, data.shape).view(np.ndarray)
+            )
+        return self._flat[name]
 
     def _row(self, names: tuple[str, ...], index: int) -> schema.Row:
         n = len(self)
         if not -n <= index < n:
             raise IndexError(f"{self.path} holds {n} records, asked for {index}")
+        index %= n
         try:
-            return {name: self._read(name, index % n) for name in names}
+            row = {name: self._read(name, index) for name in names}
+            if self._has_checksums and not self._intact[index]:
+                self._check_sums(row, index)
         except OSError as error:
-            raise self._damaged(f"record {index % n}, {self.ids[index % n]}: {error}") from error
+            raise self._damaged(f"record {index}, {self.ids[index]}: {error}") from error
+        return row
+
+    def _check_sums(self, row: schema.Row, index: int) -> None:
+        for name, values in row.items():
+            if not self._columns[name].counter:
+                continue
+            if schema.checksum(values) != self._per_frame_sum(name)[index]:
+                raise self._damaged(f"record {index}, {self.ids[index]}: checksum of {name}")
+        self._intact[index] = len(row) == len(self._columns)
+
+    def _per_frame_sum(self, name: str) -> NDArray[Any]:
+        key = f"checksums/{name}"
+        if key not in self._small:
+            self._small[key] = self._file[key][()]
+        return self._small[key]
+
+    def rows(self, indices: Iterable[int] | None = None) -> Iterator[schema.Row]:
+        """Yield records as columns, all of them or some; checksums are verified on the way."""
+        names = tuple(self._columns)
+        for index in range(len(self)) if indices is None else indices:
+            yield self._row(names, int(index))
+
+    def lengths(self, indices: Iterable[int] | None = None) -> Lengths:
+        """Return the summed lengths of the columns of all records, or of some."""
+        chosen = np.arange(len(self)) if indices is None else np.asarray(list(indices), np.int64)
+        sizes = {c: int(np.diff(cuts)[chosen].sum()) for c, cuts in self._offsets.items()}
+        return Lengths(len(chosen), sizes)
 
     def __getitem__(self, index: int) -> Record:
         row = self._row(tuple(self._columns), int(index))
@@ -200,6 +245,8 @@ class Store:
     def column(self, name: str) -> NDArray[Any]:
         """Return a whole column, such as ``frames/energy``; see `hamnet.data.schema`."""
         try:
+            if name in self._columns and not self._columns[name].counter:
+                return self._per_frame(name)
             values: NDArray[Any] = self._file[name][()]
         except OSError as error:
             raise self._damaged(f"{name}: {error}") from error
@@ -210,7 +257,7 @@ class Store:
         if self._handle is not None and self._pid == os.getpid():
             self._handle.close()
         self._handle = None
-        self._open_datasets = {}
+        self._flat = {}
 
     def __enter__(self) -> "Store":
         return self
@@ -224,7 +271,7 @@ class Store:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None, "_pid": -1, "_open_datasets": {}, "_small": {}}
+        return {**self.__dict__, "_handle": None, "_pid": -1, "_flat": {}, "_small": {}}
 
 
 def _has_signature(path: Path) -> bool:

@@ -5,30 +5,27 @@ file under a temporary name and renames it, so that there is never half a ``wate
 be added to a finished file in the same way.
 """
 
+import itertools
 import json
 import os
-import shutil
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from hamnet.basis import OrbitalBasis
 from hamnet.data import schema
 from hamnet.data.failure import Failure
+from hamnet.data.hdf5 import Description, Lengths, write_hdf5
 from hamnet.data.journal import Journal
 from hamnet.data.level import LevelOfTheory, check_same_level
 from hamnet.data.record import Record
 from hamnet.data.store import Store, partial_path
 from hamnet.errors import HamnetError
-
-_BATCH = 256
-_SPARE_BYTES = 1 << 21
-"""Room for chunks that are not full and for the index of an HDF5 file."""
+from hamnet.structure import IntArray
 
 
 class Writer:
@@ -59,9 +56,10 @@ class Writer:
         self.card = dict(card or {})
         self.basis = OrbitalBasis(level.basis, {}, {})
         self.ids: set[str] = set()
+        self._bases: set[str] = set()  # as text: what has been merged
         self._failures: dict[str, Failure] = {}
-        self._records: dict[str, int] = {}  # id -> entry of the journal
-        self._orders: dict[str, int] = {}
+        self._entries = array("q")  # entry of the journal of each new record
+        self._orders = array("q")  # its place among them
         if not self.path.parent.is_dir():
             raise HamnetError(f"{self.path}: the folder {self.path.parent} does not exist")
         self._has_file = self.path.exists()
@@ -102,7 +100,7 @@ class Writer:
         level = LevelOfTheory.model_validate_json(header["level"])
         self._check(level, tuple(json.loads(header["references"])), str(self._journal.path))
         for entry in range(1, len(self._journal)):
-            text = self._journal.read(entry).text
+            text, _ = self._journal.peek(entry)
             if text["kind"] == "failure":
                 self._note_failure(Failure(**json.loads(text["failure"])))
             else:
@@ -113,10 +111,12 @@ class Writer:
         if text["id"] in self.ids:
             return
         self.ids.add(text["id"])
-        self._records[text["id"]] = entry
-        self._orders[text["id"]] = int(text["order"])
-        found = OrbitalBasis.from_dict(json.loads(text["basis"]))
-        self.basis = self.basis.merged(found)
+        self._entries.append(entry)
+        self._orders.append(int(text["order"]))
+        if text["basis"] not in self._bases:
+            found = OrbitalBasis.from_dict(json.loads(text["basis"]))
+            self.basis = self.basis.merged(found)
+            self._bases.add(text["basis"])
 
     def _note_failure(self, failure: Failure) -> None:
         self._failures[failure.origin] = failure
@@ -185,7 +185,7 @@ class Writer:
                 self._journal.close()
                 reason = getattr(error, "strerror", None) or error
                 raise HamnetError(
-                    f"cannot write {self.path}: {reason}; the {len(self._records)} new records are "
+                    f"cannot write {self.path}: {reason}; the {len(self._entries)} new records are "
                     f"safe in {self._journal.path}: make room and run the same command again"
                 ) from error
             finally:
@@ -194,43 +194,33 @@ class Writer:
         return self.path
 
     def _write_file(self, path: Path) -> None:
-        old = self.path.stat().st_size if self._has_file else 0
-        _reserve(path, old + int(1.1 * self._journal.size) + _SPARE_BYTES)
-        if self._has_file:
-            shutil.copyfile(self.path, path)
-        with h5py.File(path, "r+" if self._has_file else "w") as file:
-            if not self._has_file:
-                _create(file, self.references)
+        old = Store.open(self.path) if self._has_file else None
+        try:
+            lengths = old.lengths() if old is not None else Lengths()
             subsets: dict[str, list[int]] = {name: [] for name in schema.SUBSETS}
-            n_before = len(file["frames/id"])
-            queue = sorted(self._records, key=lambda key: (self._orders[key], key))
-            for start in range(0, len(queue), _BATCH):
-                entries = [
-                    self._journal.read(self._records[i]) for i in queue[start : start + _BATCH]
-                ]
-                for offset, entry in enumerate(entries, start=n_before + start):
-                    if entry.text["subset"]:
-                        subsets[entry.text["subset"]].append(offset)
-                _extend(file, [schema.from_tensors(e.arrays, e.text["id"]) for e in entries])
-            _set_split(file, subsets)
-            self._describe(file)
-        with path.open("rb+") as finished:
-            os.fsync(finished.fileno())
+            if old is not None and old.split is not None:
+                subsets = {name: old.split[name].tolist() for name in schema.SUBSETS}
+            order = np.argsort(np.frombuffer(self._orders, np.int64), kind="stable")
+            for entry in (self._entries[k] for k in order):
+                text, sizes = self._journal.peek(entry)
+                if text["subset"]:
+                    subsets[text["subset"]].append(lengths.frames)
+                lengths.add(sizes)
+            rows = itertools.chain(old.rows() if old is not None else (), self._new_rows(order))
+            has_split = any(subsets.values())
+            split = {k: np.array(v, np.int64) for k, v in subsets.items()} if has_split else None
+            description = Description(
+                self.level, self.basis, self.references, self.card, self.failures
+            )
+            write_hdf5(path, description, rows, lengths, split)
+        finally:
+            if old is not None:
+                old.close()
 
-    def _describe(self, file: h5py.File) -> None:
-        file.attrs["format"] = schema.FORMAT
-        file.attrs["format_version"] = schema.FORMAT_VERSION
-        file.attrs["ao_order"] = schema.AO_ORDER
-        file.attrs["units"] = "energies Hartree, positions Angstrom, dipoles Debye"
-        file.attrs["level"] = self.level.model_dump_json()
-        file.attrs["basis"] = json.dumps(self.basis.to_dict())
-        file.attrs["card"] = json.dumps(self.card)
-        failures = json.dumps([f.to_dict() for f in self._failures.values()]).encode()
-        if "failures" in file:
-            del file["failures"]
-        file.create_dataset(
-            "failures", data=np.frombuffer(failures, np.uint8), chunks=True, fletcher32=True
-        )
+    def _new_rows(self, order: IntArray) -> Iterator[schema.Row]:
+        for k in order:
+            entry = self._journal.read(self._entries[k])
+            yield schema.from_tensors(entry.arrays, entry.text["id"])
 
     def discard(self) -> None:
         """Forget what has been appended since the file was last finished."""
@@ -285,79 +275,3 @@ def check_record(record: Record, references: Iterable[str]) -> None:
             f"{record.origin}: {record.orbital_energies.shape} orbital energies, but "
             f"{record.occupations.shape} occupations"
         )
-
-
-def _reserve(path: Path, size: int) -> None:
-    """Make sure that a file of some size fits onto the disk, before HDF5 finds out.
-
-    The HDF5 library does not raise when it cannot write, it kills the process.
-
-    Raises:
-        OSError: it does not fit.
-    """
-    with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-
-
-def _create(file: h5py.File, references: Iterable[str]) -> None:
-    for name, column in schema.columns(references).items():
-        row_bytes = np.dtype(column.dtype).itemsize * int(np.prod(column.row, dtype=int))
-        is_matrix = column.counter in ("entries", "spin_entries")
-        chunk_bytes = schema.MATRIX_CHUNK_BYTES if is_matrix else schema.CHUNK_BYTES
-        packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-        data = file.create_dataset(
-            name,
-            shape=(0, *column.row),
-            maxshape=(None, *column.row),
-            dtype=column.dtype,
-            chunks=(max(1, chunk_bytes // row_bytes), *column.row),
-            fletcher32=True,
-            **(packed if name.startswith("pairs/") else {}),
-        )
-        if column.unit:
-            data.attrs["unit"] = column.unit
-    for counter in schema.COUNTERS:
-        file.create_dataset(
-            f"offsets/{counter}",
-            data=np.zeros(1, np.int64),
-            maxshape=(None,),
-            chunks=(schema.CHUNK_BYTES // 8,),
-            fletcher32=True,
-        )
-
-
-def _extend(file: h5py.File, rows: list[schema.Row]) -> None:
-    """Append the rows of some frames to every column and move the offsets on."""
-    lengths: dict[str, NDArray[np.int64]] = {}
-    for name in rows[0]:
-        parts = [row[name] for row in rows]
-        _append(file[name], np.concatenate(parts))
-        counter = schema.counter_of(name)
-        if counter:
-            lengths[counter] = np.array([len(p) for p in parts])
-    for counter, length in lengths.items():
-        offsets = file[f"offsets/{counter}"]
-        _append(offsets, offsets[-1] + np.cumsum(length))
-
-
-def _append(dataset: h5py.Dataset, values: NDArray[Any]) -> None:
-    n = len(dataset)
-    dataset.resize(n + len(values), axis=0)
-    dataset[n:] = values
-
-
-def _set_split(file: h5py.File, subsets: Mapping[str, list[int]]) -> None:
-    for name, indices in subsets.items():
-        if not indices:
-            continue
-        if f"split/{name}" not in file:
-            file.create_dataset(
-                f"split/{name}",
-                shape=(0,),
-                maxshape=(None,),
-                dtype=np.int64,
-                chunks=(schema.CHUNK_BYTES // 8,),
-                fletcher32=True,
-            )
-        _append(file[f"split/{name}"], np.array(indices, dtype=np.int64))
