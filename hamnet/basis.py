@@ -81,8 +81,17 @@ class OrbitalBasis:
 
     def atom_offsets(self, numbers: IntArray) -> IntArray:
         """Return the first orbital of each atom and, last, the number of orbitals: ``[N + 1]``."""
-        sizes = [self.n_orbitals(int(z)) for z in numbers]
-        return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        sizes = self._sizes
+        offsets = np.zeros(len(numbers) + 1, dtype=np.int64)
+        try:
+            np.cumsum([sizes[z] for z in numbers.tolist()], out=offsets[1:])
+        except KeyError as error:
+            self.of(error.args[0])  # says which elements the basis holds
+        return offsets
+
+    @cached_property
+    def _sizes(self) -> dict[int, int]:
+        return {z: self.n_orbitals(z) for z in self.shells}
 
     def merged(self, other: "OrbitalBasis") -> "OrbitalBasis":
         """Return the union of the elements of two bases of the same name.

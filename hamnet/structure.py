@@ -81,14 +81,17 @@ class Structure:
         put(self, "positions", _frozen(self.positions, np.float64, (n, 3), "positions"))
         put(self, "cell", _frozen(self.cell, np.float64, (3, 3), "cell"))
         put(self, "pbc", _frozen(self.pbc, np.bool_, (3,), "pbc"))
-        for atom, z in enumerate(self.numbers):
-            if not 1 <= z <= MAX_ATOMIC_NUMBER:
-                raise HamnetError(f"atom {atom} has atomic number {z}: no such element")
-            if not np.isfinite(self.positions[atom]).all():
-                raise HamnetError(
-                    f"atom {atom} ({symbol(z)}) has the position {self.positions[atom].tolist()}, "
-                    "which is not finite"
-                )
+        if self.numbers.min() < 1 or self.numbers.max() > MAX_ATOMIC_NUMBER:
+            atom = int(np.argmax((self.numbers < 1) | (self.numbers > MAX_ATOMIC_NUMBER)))
+            raise HamnetError(
+                f"atom {atom} has atomic number {self.numbers[atom]}: no such element"
+            )
+        if not np.isfinite(self.positions).all():
+            atom = int(np.argmin(np.isfinite(self.positions).all(axis=1)))
+            raise HamnetError(
+                f"atom {atom} ({symbol(self.numbers[atom])}) has the position "
+                f"{self.positions[atom].tolist()}, which is not finite"
+            )
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -1,16 +1,13 @@
 """A label: one converged Kohn-Sham calculation, checked, in hamnet's orbital order."""
 
 import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyscf
 import scipy.linalg
 from pyscf import gto
-from pyscf.dft import rks, uks
 
 from hamnet.basis import OrbitalBasis
 from hamnet.blocks import molecule_layout
@@ -30,6 +27,7 @@ from hamnet.integrals import (
 from hamnet.registry import look_up
 from hamnet.structure import FloatArray, Structure, check_contacts
 from hamnet.units import OVERLAP_EIGENVALUE_CUT
+from hamnet_datasets.scf import ScfError, converge
 
 DEFAULT_REFERENCES = ("minao", "sap")
 MAX_ENERGY_RESIDUAL = 1e-9
@@ -51,6 +49,19 @@ class LabelError(HamnetError):
 
     def __reduce__(self) -> tuple[type["LabelError"], tuple[str, str]]:
         return LabelError, (self.stage, self.reason)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A frame that is left out on purpose.
+
+    Attributes:
+        origin: file and frame.
+        reason: one sentence for people.
+    """
+
+    origin: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -119,7 +130,10 @@ def label(
     """
     start = time.perf_counter()
     level, mole, basis, wanted = _prepare(structure, level, references)
-    run = _converge(mole, level)
+    try:
+        run = converge(mole, level)
+    except ScfError as error:
+        raise LabelError("scf", str(error)) from error
     overlap = mole.intor_symmetric("int1e_ovlp")
     reference: dict[str, FloatArray] = {}
     if "sap" in wanted:
@@ -143,6 +157,7 @@ def label(
         energy=run.energy,
         dipole=run.dipole,
         scf_cycles=run.cycles,
+        scf_rung=run.rung,
         seconds=time.perf_counter() - start,
     )
     check_energies(run.fock, overlap, run.energies)
@@ -154,6 +169,11 @@ def _prepare(
 ) -> tuple[LevelOfTheory, gto.Mole, OrbitalBasis, tuple[str, ...]]:
     try:
         level = level if level.pyscf_version else resolve(level)
+        if level.pyscf_version != pyscf.__version__:
+            raise HamnetError(
+                f"this worker has PySCF {pyscf.__version__}, the run began with "
+                f"{level.pyscf_version}: install the same version everywhere"
+            )
         wanted = check_references(references)
         check_contacts(structure)
         mole = to_mole(structure, level.basis)
@@ -162,77 +182,6 @@ def _prepare(
         return level, mole, basis_of(mole, level.basis), wanted
     except HamnetError as error:
         raise LabelError("input", str(error)) from error
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A converged calculation; matrices in PySCF's orbital order, first axis spin."""
-
-    fock: FloatArray  # (n_spin, n, n)
-    energies: FloatArray  # (n_spin, n_mo)
-    occupations: FloatArray  # (n_spin, n_mo)
-    energy: float
-    dipole: FloatArray
-    cycles: int
-    guess_fock: FloatArray | None  # (n, n), closed shells only
-
-
-@dataclass
-class _Hooks:
-    """Matrices picked up inside PySCF's SCF, which computes them anyway."""
-
-    guess_fock: FloatArray | None = None
-    fock: FloatArray | None = None
-    seen: list[float] = field(default_factory=list)
-
-    def before(self, env: dict[str, Any]) -> None:
-        self.guess_fock = np.asarray(env["h1e"] + env["vhf"])
-
-    def cycle(self, env: dict[str, Any]) -> None:
-        self.seen.append(float(env["norm_gorb"]))
-
-    def after(self, env: dict[str, Any]) -> None:
-        self.fock = np.asarray(env["fock"])
-
-
-def _converge(mole: gto.Mole, level: LevelOfTheory) -> _Run:
-    restricted = mole.spin == 0
-    mf = rks.RKS(mole, xc=level.xc) if restricted else uks.UKS(mole, xc=level.xc)
-    mf.grids.level = level.grid_level
-    mf.conv_tol, mf.conv_tol_grad = level.conv_tol, level.conv_tol_grad
-    mf.max_cycle = level.max_cycle
-    mf.chkfile = None
-    hooks = _Hooks()
-    mf.pre_kernel, mf.callback, mf.post_kernel = hooks.before, hooks.cycle, hooks.after
-    guess = mf.init_guess_by_minao(mole)  # a guess by name would accept unknown names silently
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            mf.kernel(guess)
-            dipole = np.asarray(mf.dip_moment(unit="Debye", verbose=0))
-    except Exception as error:  # anything PySCF or LAPACK may raise on a sick density
-        raise LabelError("scf", f"PySCF gave up: {type(error).__name__}: {error}") from error
-    if not mf.converged:
-        last = hooks.seen[-1] if hooks.seen else float("nan")
-        raise LabelError(
-            "scf",
-            f"not converged in {level.max_cycle} cycles (orbital gradient {last:.1e}, wanted "
-            f"{level.conv_tol_grad:.0e}); not stored",
-        )
-    assert hooks.fock is not None
-    overlap = mf.get_ovlp()
-    energies, coefficients = mf.eig(hooks.fock, overlap, x=mf.check_linear_dependency(overlap))
-    occupations = mf.get_occ(energies, coefficients)
-    n = hooks.fock.shape[-1]
-    return _Run(
-        fock=hooks.fock.reshape(-1, n, n),
-        energies=np.atleast_2d(energies),
-        occupations=np.atleast_2d(occupations),
-        energy=float(mf.e_tot),
-        dipole=dipole,
-        cycles=int(mf.cycles),
-        guess_fock=hooks.guess_fock if restricted else None,
-    )
 
 
 def check_energies(fock: FloatArray, overlap: FloatArray, energies: FloatArray) -> None:

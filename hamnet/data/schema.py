@@ -90,16 +90,21 @@ def columns(references: Iterable[str]) -> dict[str, Column]:
 Row = dict[str, NDArray[Any]]
 
 
+_ODD = np.arange(1, 1 << 16, 2, dtype=np.uint64)
+
+
 def checksum(rows: NDArray[Any]) -> int:
     """Return ``sum_i (2 i + 1) w_i`` modulo 2^64 over the 8-byte words w (zeros fill up the last).
 
     It changes with every single damaged word, and takes microseconds for a matrix.
     """
     data = rows.reshape(-1).view(np.uint8)
-    if len(data) % 8:
-        data = np.concatenate([data, np.zeros(-len(data) % 8, np.uint8)])
-    words = data.view("<u8")
-    return int((words * np.arange(1, 2 * len(words), 2, dtype=np.uint64)).sum(dtype=np.uint64))
+    n = len(data) // 8
+    odd = _ODD[:n] if n <= len(_ODD) else np.arange(1, 2 * n, 2, dtype=np.uint64)
+    total = int(data[: 8 * n].view("<u8").dot(odd))
+    if len(data) != 8 * n:
+        total += (2 * n + 1) * int.from_bytes(data[8 * n :].tobytes(), "little")
+    return total & 0xFFFFFFFFFFFFFFFF
 
 
 def to_row(record: Record) -> Row:
@@ -164,7 +169,6 @@ def from_row(row: Mapping[str, NDArray[Any]], atom_offsets: NDArray[np.int64]) -
         atom_offsets: first orbital of each atom and, last, their number.
     """
     n_spin = int(row["frames/n_spin"][0])
-    prefix = "references/"
     return Record(
         id=row["frames/id"][0].decode(),
         structure=structure_of(row),
@@ -172,9 +176,9 @@ def from_row(row: Mapping[str, NDArray[Any]], atom_offsets: NDArray[np.int64]) -
         hamiltonian=_native(row["hamiltonian"]).reshape(n_spin, -1),
         overlap=_native(row["overlap"]),
         references={
-            name.removeprefix(prefix): _native(value)
+            name[len(_REFERENCE) :]: _native(value)
             for name, value in row.items()
-            if name.startswith(prefix)
+            if name.startswith(_REFERENCE)
         },
         orbital_energies=_native(row["orbitals/energies"]).reshape(n_spin, -1),
         occupations=_native(row["orbitals/occupations"]).reshape(n_spin, -1),
@@ -187,6 +191,8 @@ def from_row(row: Mapping[str, NDArray[Any]], atom_offsets: NDArray[np.int64]) -
         seconds=float(row["frames/seconds"][0]),
     )
 
+
+_REFERENCE = "references/"
 
 STRUCTURE_COLUMNS = (
     "atoms/numbers",

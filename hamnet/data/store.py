@@ -143,13 +143,6 @@ class Store:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def _read(self, name: str, index: int) -> NDArray[Any]:
-        counter = self._columns[name].counter
-        if not counter:
-            return self._per_frame(name)[index : index + 1]
-        cuts = self._offsets[counter]
-        return np.array(self._rows_of(name)[cuts[index] : cuts[index + 1]])
-
     def _per_frame(self, name: str) -> NDArray[Any]:
         """Return a column with one row a frame, read once and kept: a few bytes a frame."""
         if name not in self._small:
@@ -160,18 +153,14 @@ class Store:
                 self._small[name] = np.full((len(self), *column.row), column.default, column.dtype)
         return self._small[name]
 
-    def _rows_of(self, name: str) -> "NDArray[Any] | h5py.Dataset":
+    def _rows_of(self, name: str, file: h5py.File) -> "NDArray[Any] | h5py.Dataset":
         """Return a column that is cut into frames, mapped into memory if it lies in one piece."""
-        file = self._file  # forgets the maps of another process
-        if name not in self._flat:
-            data = file[name]
-            start = data.id.get_offset()
-            self._flat[name] = (
-                data
-                if start is None
-                else np.memmap(self.path, data.dtype, "r", start, data.shape).view(np.ndarray)
-            )
-        return self._flat[name]
+        data = file[name]
+        start = data.id.get_offset()
+        if start is not None:
+            data = np.memmap(self.path, data.dtype, "r", start, data.shape).view(np.ndarray)
+        self._flat[name] = data
+        return data
 
     def _row(self, names: tuple[str, ...], index: int) -> schema.Row:
         n = len(self)
@@ -179,7 +168,16 @@ class Store:
             raise IndexError(f"{self.path} holds {n} records, asked for {index}")
         index %= n
         try:
-            row = {name: self._read(name, index) for name in names}
+            file = self._file  # forgets the maps of another process
+            row: schema.Row = {}
+            for name in names:
+                counter = self._columns[name].counter
+                if not counter:
+                    row[name] = self._per_frame(name)[index : index + 1]
+                    continue
+                cuts = self._offsets[counter]
+                rows = self._flat[name] if name in self._flat else self._rows_of(name, file)
+                row[name] = np.array(rows[cuts[index] : cuts[index + 1]])
             if self._has_checksums and not self._intact[index]:
                 self._check_sums(row, index)
         except OSError as error:
