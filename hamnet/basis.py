@@ -29,6 +29,8 @@ AO_ORDERS: Mapping[str, tuple[Mapping[int, Sequence[int]], bool]] = {
     "openmx": ({1: (1, 2, 0), 2: _OPENMX_D, 3: _OPENMX_F}, False),
     "abacus": ({1: (2, 0, 1), 2: (4, 2, 0, 1, 3), 3: _OPENMX_F}, True),
     "siesta": ({}, True),
+    "orca": ({1: (2, 0, 1), 2: (4, 2, 0, 1, 3), 3: _OPENMX_F}, False),
+    "psi4": ({1: (2, 0, 1), 2: (4, 2, 0, 1, 3), 3: _OPENMX_F}, False),
 }
 """How other codes order the orbitals of a shell."""
 

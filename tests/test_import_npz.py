@@ -12,6 +12,7 @@ from hamnet.errors import HamnetError
 from hamnet.interop.pyscf import to_pyscf_matrix
 from hamnet.units import BOHR_TO_ANGSTROM
 from hamnet_cli.app import app
+from hamnet_datasets.dense import ImportOptions
 from hamnet_datasets.npz import import_npz
 
 
@@ -41,7 +42,10 @@ def converted(tmp_path, arrays):
     def run(options=None, **changes):
         kept = {**arrays, **changes}
         np.savez(tmp_path / "in.npz", **{k: v for k, v in kept.items() if v is not None})
-        report = import_npz(tmp_path / "in.npz", tmp_path / "out.h5", **(options or {}))
+        options = dict(options or {})
+        chosen = {"references": options.pop("references")} if "references" in options else {}
+        out = tmp_path / "out.h5"
+        report = import_npz(tmp_path / "in.npz", out, **options, options=ImportOptions(**chosen))
         return report, Store.open(tmp_path / "out.h5")
 
     return run

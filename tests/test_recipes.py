@@ -10,7 +10,14 @@ from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.structure import Structure, check_contacts
 from hamnet_datasets.jobs import Options, label_recipe
-from hamnet_datasets.recipes import Langevin, Recipe, load_recipe, recipe_names
+from hamnet_datasets.recipes import (
+    Langevin,
+    NormalModes,
+    Rattle,
+    Recipe,
+    load_recipe,
+    recipe_names,
+)
 from hamnet_datasets.sampling import hessian, n_frames, recipe_tasks, vibration_root
 
 WATER = load_recipe("water-pbe-svp")
@@ -33,8 +40,9 @@ def test_shipped_recipes_are_complete_cards(name):
     assert recipe.title
     assert recipe.citation
     assert recipe.licence
-    assert n_frames(recipe) >= 1000
-    for structure in recipe.geometries().values():
+    is_fixed = recipe.sampling.method == "frames"
+    assert n_frames(recipe) >= (100 if is_fixed else 1000)
+    for structure in recipe.frames() if is_fixed else recipe.geometries().values():
         assert structure.n_electrons % 2 == 0
         check_contacts(structure)
 
@@ -57,7 +65,7 @@ def test_a_seed_gives_the_same_frames_and_a_limit_their_beginning():
 
 def test_frames_of_one_molecule_among_many_are_one_group():
     few = WATER.model_copy(update={"molecules": ["H2", "HF"]})
-    modes = few.sampling.normal_modes.model_copy(update={"frames_per_molecule": 3})
+    modes = NormalModes(temperature_k=300.0, frames_per_molecule=3)
     tasks = list(recipe_tasks(changed(few, normal_modes=modes)))
     assert [t.group for t in tasks] == ["H2"] * 3 + ["HF"] * 3
 
@@ -119,6 +127,26 @@ def test_a_recipe_becomes_a_dataset(tmp_path):
     assert store.card["licence"] == recipe.licence
     assert store.card["sampling"]["seed"] == recipe.sampling.seed
     assert store.card["units"] == {"energy": "Hartree", "length": "Angstrom", "dipole": "Debye"}
+
+
+def test_noise_is_as_large_as_it_says_and_repeats():
+    recipe = changed(WATER, rattle=Rattle(sigma_angstrom=0.05, frames_per_molecule=400))
+    one, two = (list(recipe_tasks(recipe, method="rattle")) for _ in range(2))
+    np.testing.assert_array_equal(one[-1].structure.positions, two[-1].structure.positions)
+    bonds = [np.linalg.norm(np.diff(t.structure.positions[:2], axis=0)) for t in one]
+    assert np.std(bonds) == pytest.approx(0.05 * np.sqrt(2), rel=0.1)
+
+
+def test_shipped_frames_carry_their_split():
+    recipe = load_recipe("ethanol-gauss-b3lyp-svp")
+    subsets = [t.subset for t in recipe_tasks(recipe)]
+    assert subsets == ["train"] * 108 + ["validation"] * 15 + ["test"] * 32
+    assert all(t.structure.formula == "C2H6O" for t in recipe_tasks(recipe, limit=3))
+
+
+def test_a_method_without_its_table_is_refused():
+    with pytest.raises(HamnetError, match=r"needs the table \[sampling.frames\]"):
+        n_frames(WATER, "frames")
 
 
 def test_mistakes_in_a_recipe_are_told_all_at_once(tmp_path):

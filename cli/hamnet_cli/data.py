@@ -1,4 +1,4 @@
-"""``hamnet data``: look into datasets, import other people's."""
+"""``hamnet data``: look into datasets, check, merge, split and export them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from hamnet.errors import HamnetError
-from hamnet_cli.common import Json, Quiet, complain, print_json, print_table
-from hamnet_cli.label import print_report, reporting
+from hamnet_cli.common import Json, Quiet, complain, print_json, print_table, progress
+from hamnet_cli.importers import importers
 
-data = typer.Typer(no_args_is_help=True, help="Look into datasets, import other people's.")
-importers = typer.Typer(no_args_is_help=True, help="Convert other formats into a dataset.")
+data = typer.Typer(
+    no_args_is_help=True, help="Look into datasets, check, merge, split, import, export them."
+)
 data.add_typer(importers, name="import")
 
 
@@ -44,7 +45,7 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
     rows = {
         "records": f"{summary['records']} ({summary['bytes'] / 1e6:.1f} MB)",
         "level of theory": f"{level['xc']}/{level['basis']}, grid {level['grid_level']}, "
-        f"PySCF {level['pyscf_version'] or 'unknown'}",
+        f"{level['program']} {level['pyscf_version']}".rstrip(),
         "functional": ", ".join(f"libxc {i} x {w:g}" for i, w in level["xc_components"]),
         "elements": " ".join(summary["elements"]),
         "molecules": _molecules(summary["formulas"]),
@@ -58,6 +59,7 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
         "LUMO (eV)": _span(summary["lumo_ev"], ".3f"),
         "gap (eV)": _span(summary["gap_ev"], ".3f"),
         "seconds a label": _span(summary["seconds_per_label"], ".2f"),
+        "SCF": ", ".join(f"{name} {n}" for name, n in summary["scf_rungs"].items()),
         "failures": str(len(summary["failures"])),
         **{key: str(value) for key, value in card.items() if isinstance(value, str)},
     }
@@ -86,63 +88,119 @@ def _span(values: Mapping[str, float] | None, digits: str) -> str:
     return low if low == high else f"{low} to {high}, mean {mean}"
 
 
-@importers.command()
-def npz(
-    file: Annotated[Path, typer.Argument(help="File with Z, R (Angstrom), H (Hartree), S.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Dataset to write.")],
-    xc: Annotated[str, typer.Option(help="Functional, if the file does not say it.")] = "",
-    basis: Annotated[str, typer.Option(help="Basis set, if the file does not say it.")] = "",
-    grid: Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level.")] = 3,
-    order: Annotated[str, typer.Option(help="Orbital order of the file.")] = "pyscf",
-    split: Annotated[
-        str | None, typer.Option(help="Numbers of train, validation and test frames: 200,50,50.")
-    ] = None,
-    reference: Annotated[
-        str, typer.Option(help="Reference Hamiltonians to compute: minao, sap, none.")
-    ] = "minao,sap",
-    citation: Annotated[str, typer.Option(help="Whom to cite.")] = "",
-    licence: Annotated[str, typer.Option(help="Licence of the data.")] = "",
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Worker processes; default: one a processor.")
-    ] = None,
+@data.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A dataset.")],
+    recompute: Annotated[
+        int, typer.Option(min=0, help="Label so many records again and compare H.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the choice of those records.")] = 0,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Import plain NumPy arrays; order, unit and functional are proven, not believed.
+    """Check checksums, numbers, overlaps, electrons, energies, splits; exit code 1 on any finding.
 
-    S is computed again for every frame, and for the first one the Fock matrix of H's own density.
+    --recompute finds a wrong functional, orbital order, unit or sign.
 
-    Example: hamnet data import npz water.npz -o water.h5 --split 200,50,50
+    Example: hamnet data check water.h5 --recompute 3
     """
-    from hamnet_datasets.engine import default_workers
-    from hamnet_datasets.jobs import interrupted_message
-    from hamnet_datasets.npz import import_npz
+    from hamnet.data.store import Store
+    from hamnet_datasets.check import check_store
 
-    with reporting("import", quiet) as on_progress:
-        try:
-            report = import_npz(
-                file,
-                out,
-                xc=xc,
-                basis=basis,
-                grid_level=grid,
-                order=order,
-                split=None if split is None else _whole_numbers(split),
-                references=tuple(name.strip() for name in reference.split(",")),
-                card={"citation": citation, "licence": licence},
-                n_workers=default_workers() if workers is None else workers,
-                on_progress=on_progress,
-            )
-        except KeyboardInterrupt:
-            complain(interrupted_message(out))
-            raise typer.Exit(130) from None
-    print_report(report, json)
+    with Store.open(file) as store:
+        total = len(store)
+    with progress("check", total, quiet) as advance:
+        report = check_store(file, recompute=recompute, seed=seed, on_progress=advance)
+    again = report.recomputed_uha
+    worst = max(again, default=float("nan"))
+    if json:
+        print_json(
+            {
+                "path": str(file),
+                "n_records": report.n_records,
+                "min_overlap_eigenvalue": report.min_overlap_eigenvalue,
+                "recomputed_h_mae_uha": again,
+                "findings": [{"where": f.where, "what": f.what} for f in report.findings],
+            }
+        )
+    else:
+        for finding in report.findings:
+            complain(f"{finding.where}: {finding.what}")
+        compared = f"; {len(again)} recomputed, H MAE at most {worst:.3f} µHa" if again else ""
+        typer.echo(
+            f"{file}: {report.n_records} records, {len(report.findings)} findings; smallest "
+            f"overlap eigenvalue {report.min_overlap_eigenvalue:.2e}{compared}"
+        )
+    if report.findings:
+        raise typer.Exit(1)
 
 
-def _whole_numbers(text: str) -> list[int]:
+@data.command()
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="Datasets of one level of theory.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New dataset.")],
+) -> None:
+    """Write the records of several datasets into one, each once.
+
+    Example: hamnet data merge water.1.h5 water.2.h5 -o water.h5
+    """
+    from hamnet.data.select import merge as merge_files
+
+    merged = merge_files(files, out)
+    typer.echo(
+        f"{out}: {merged.n_records} records of {len(files)} files "
+        f"({merged.n_repeated} repeated ones left out)"
+    )
+
+
+@data.command()
+def split(
+    file: Annotated[Path, typer.Argument(help="A dataset.")],
+    by: Annotated[
+        str, typer.Option(help="group, random, size, molecule, geometry; see the documentation.")
+    ] = "group",
+    fractions: Annotated[str, typer.Option(help="Training, validation, test.")] = "0.8,0.1,0.1",
+    seed: Annotated[int, typer.Option(help="Of the shuffle; QH9's own is 43.")] = 43,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="New dataset; default: in place.")
+    ] = None,
+) -> None:
+    """Store a split into training, validation and test set.
+
+    group keeps trajectories and molecules whole. QH9's splits, seed 43: random and size (up to 20,
+    21 and 22, from 23 atoms) for Stable, molecule and geometry for Dynamic.
+
+    Example: hamnet data split qh9.h5 --by size -o qh9-ood.h5
+    """
+    from hamnet.data.select import with_split
+    from hamnet.data.splits import SPLITS
+    from hamnet.data.store import Store
+    from hamnet.registry import look_up
+
+    divide = look_up("split", by, SPLITS)
     try:
-        return [int(part) for part in text.split(",")]
+        shares = [float(part) for part in fractions.split(",")]
     except ValueError:
-        raise HamnetError(
-            f"--split must be whole numbers such as 200,50,50, got '{text}'"
-        ) from None
+        raise HamnetError(f"--fractions must be three numbers, got '{fractions}'") from None
+    with Store.open(file) as store:
+        parts = divide(store, shares, seed)
+    with_split(file, out or file, parts, {"by": by, "seed": seed, "fractions": shares})
+    sizes = ", ".join(f"{name} {len(members)}" for name, members in parts.items())
+    typer.echo(f"{out or file}: {sizes}")
+
+
+@data.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="A dataset.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New file or folder.")],
+    to: Annotated[str, typer.Option(help="npz, qh9, deeph or deeptb.")],
+    subset: Annotated[str, typer.Option(help="all, train, validation or test.")] = "all",
+) -> None:
+    """Write a dataset in another format: npz, QH9 SQLite, DeepH's new layout, DeePTB.
+
+    Example: hamnet data export water.h5 --to deeph -o dft
+    """
+    from hamnet_datasets.export import export as write
+
+    n = write(file, out, to, subset)
+    typer.echo(f"{out}: {n} records")

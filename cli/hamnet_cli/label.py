@@ -21,7 +21,7 @@ MAX_FAILURES_SHOWN = 10
 def label(
     out: Annotated[Path, typer.Option("--out", "-o", help="Dataset to write or go on with.")],
     structures: Annotated[
-        Path | None, typer.Argument(help="Structures, any file that ASE reads; Angstrom.")
+        Path | None, typer.Argument(help="Structures, any file that ASE reads, or SMILES (.smi).")
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Make the geometries by a shipped recipe or a TOML file.")
@@ -39,11 +39,29 @@ def label(
         int | None, typer.Option(help="Unpaired electrons of every frame, likewise.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first frames.")] = None,
-    sampling: Annotated[
-        str | None, typer.Option(help="For a recipe: normal-modes or langevin (extra md).")
+    shard: Annotated[
+        str | None, typer.Option(help="Only every n-th frame, from the k-th on: 3/10.")
     ] = None,
+    min_rmsd: Annotated[
+        float, typer.Option(min=0.0, help="Leave out frames closer to an earlier one, Angstrom.")
+    ] = 0.0,
+    sampling: Annotated[
+        str | None,
+        typer.Option(help="For a recipe: normal-modes, langevin (extra md), rattle, frames."),
+    ] = None,
+    conformers: Annotated[
+        int, typer.Option(min=1, help="For SMILES (extra smiles): geometries of each.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="For SMILES: of the embedding.")] = 0,
+    stability: Annotated[
+        bool, typer.Option("--stability", help="Check that every density is a minimum.")
+    ] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Label with gpu4pyscf (extra gpu).")] = False,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Worker processes; default: one a processor.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Use the workers of a Dask scheduler: tcp://10.0.0.1:8786.")
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try frames again that failed before.")
@@ -59,54 +77,59 @@ def label(
     Example: hamnet label water.xyz --xc pbe --basis def2-svp -o water.h5
     """
     from hamnet_datasets.engine import default_workers
-    from hamnet_datasets.jobs import Options, interrupted_message
+    from hamnet_datasets.jobs import Options, interrupted_message, label_file
 
     with reporting("label", quiet) as on_progress:
         options = Options(
             references=tuple(name.strip() for name in reference.split(",")),
             n_workers=default_workers() if workers is None else workers,
+            scheduler=scheduler,
             limit=limit,
+            shard=None if shard is None else _shard(shard),
+            min_rmsd=min_rmsd,
             retry_failed=retry_failed,
             on_progress=on_progress,
         )
         try:
             if recipe is not None:
-                _refuse_with_recipe(structures, xc, basis, tight, charge, spin)
-                report = _label_recipe(recipe, out, sampling, options)
+                _refuse_with_recipe(structures, xc, basis, tight, stability, charge, spin)
+                report = _label_recipe(recipe, out, sampling, gpu, options)
             else:
-                level = _level(xc, basis, tight)
-                report = _label_file(structures, out, level, charge, spin, options)
+                if structures is None:
+                    raise HamnetError(
+                        "nothing to label: give a structure file, or a recipe with --recipe"
+                    )
+                report = label_file(
+                    structures,
+                    out,
+                    _level(xc, basis, tight, stability, gpu),
+                    charge=charge,
+                    spin=spin,
+                    conformers=conformers,
+                    seed=seed,
+                    options=options,
+                )
         except KeyboardInterrupt:
             complain(interrupted_message(out))
             raise typer.Exit(130) from None
     print_report(report, json)
 
 
-def _label_recipe(recipe: str, out: Path, sampling: str | None, options: "Options") -> "Report":
+def _label_recipe(
+    recipe: str, out: Path, sampling: str | None, gpu: bool, options: "Options"
+) -> "Report":
     from hamnet.registry import look_up
     from hamnet_datasets.jobs import label_recipe
     from hamnet_datasets.recipes import SAMPLING_METHODS, load_recipe
 
     loaded = load_recipe(recipe)
+    if gpu:
+        level = loaded.level.model_copy(update={"program": "gpu4pyscf"})
+        loaded = loaded.model_copy(update={"level": level})
     method = loaded.sampling.method
     if sampling is not None:
         method = look_up("sampling", sampling, {name: name for name in SAMPLING_METHODS})
     return label_recipe(loaded, out, method=method, options=options)
-
-
-def _label_file(
-    structures: Path | None,
-    out: Path,
-    level: "LevelOfTheory",
-    charge: int | None,
-    spin: int | None,
-    options: "Options",
-) -> "Report":
-    from hamnet_datasets.jobs import label_file
-
-    if structures is None:
-        raise HamnetError("nothing to label: give a structure file, or a recipe with --recipe")
-    return label_file(structures, out, level, charge=charge, spin=spin, options=options)
 
 
 def _refuse_with_recipe(structures: Path | None, *others: Any) -> None:
@@ -119,14 +142,26 @@ def _refuse_with_recipe(structures: Path | None, *others: Any) -> None:
         )
 
 
-def _level(xc: str | None, basis: str | None, tight: bool) -> "LevelOfTheory":
+def _level(
+    xc: str | None, basis: str | None, tight: bool, stability: bool, gpu: bool
+) -> "LevelOfTheory":
     from hamnet.data.level import TIGHT_GRID_LEVEL, LevelOfTheory
 
     if not xc or not basis:
         raise HamnetError("give the level of theory, for instance '--xc pbe --basis def2-svp'")
-    if tight:
-        return LevelOfTheory(xc=xc, basis=basis, grid_level=TIGHT_GRID_LEVEL)
-    return LevelOfTheory(xc=xc, basis=basis)
+    chosen: dict[str, Any] = {"grid_level": TIGHT_GRID_LEVEL} if tight else {}
+    program = "gpu4pyscf" if gpu else "pyscf"
+    return LevelOfTheory(xc=xc, basis=basis, stability=stability, program=program, **chosen)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    parts = text.split("/")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise HamnetError(f"--shard must be k/n, such as 3/10, got '{text}'")
+    k, n = map(int, parts)
+    if not 1 <= k <= n:
+        raise HamnetError(f"--shard {text}: the shards are 1/{n} to {n}/{n}")
+    return k, n
 
 
 @contextmanager
@@ -154,6 +189,8 @@ def progress_text(state: "Progress") -> str:
         parts.append(f"{state.label_seconds / new:.2f} s a label")
     if state.known:
         parts.append(f"{state.known} there already")
+    if state.skipped:
+        parts.append(f"{state.skipped} left out")
     if state.failed:
         parts.append(f"{state.failed} failed")
     return ", ".join(parts)
@@ -175,15 +212,17 @@ def print_report(report: "Report", json: bool) -> None:
                 "n_new": p.labelled,
                 "n_known": p.known,
                 "n_failed": p.failed,
+                "n_skipped": p.skipped,
                 "seconds": p.seconds,
                 "seconds_per_label": p.label_seconds / p.labelled if p.labelled else None,
                 "failures": [failure.to_dict() for failure in report.failures],
             }
         )
     elif report.n_records:
+        left_out = f", {p.skipped} left out" if p.skipped else ""
         typer.echo(
             f"{report.path}: {report.n_records} records ({p.labelled} new, {p.known} there "
-            f"already, {p.failed} failed) in {p.seconds:.1f} s"
+            f"already, {p.failed} failed{left_out}) in {p.seconds:.1f} s"
         )
     else:
         complain(f"no frame could be labelled: {report.path} was not written")

@@ -18,13 +18,14 @@ from multiprocessing import resource_tracker
 from typing import TypeVar
 
 import dask
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, KilledWorker, LocalCluster, as_completed
 from pyscf import lib
 
 from hamnet.data.failure import Failure
 from hamnet.data.level import record_id
 from hamnet.data.writer import Writer
-from hamnet_datasets.labels import DEFAULT_REFERENCES, Outcome, Task, run_task
+from hamnet.errors import HamnetError
+from hamnet_datasets.labels import DEFAULT_REFERENCES, Outcome, Skipped, Task, run_task
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -32,6 +33,12 @@ TaskT = TypeVar("TaskT", bound=Task)
 
 IN_FLIGHT_PER_WORKER = 4
 """Enough to keep a worker busy, few enough to keep memory flat."""
+
+SECONDS_TO_CONNECT = 10
+SECONDS_BETWEEN_COUNTS = 5.0
+"""Workers of a cluster come and go."""
+
+_DEATHS_BEFORE_SUSPICION = 1
 
 _WORKER_ENVIRONMENT = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
@@ -46,7 +53,11 @@ def default_workers() -> int:
 
 
 def run_tasks(
-    function: Callable[[T], R], tasks: Iterable[T], *, n_workers: int = 0
+    function: Callable[[T], R],
+    tasks: Iterable[T],
+    *,
+    n_workers: int = 0,
+    scheduler: str | None = None,
 ) -> Generator[tuple[T, R | Exception]]:
     """Yield ``(task, result)`` in the order in which results come.
 
@@ -54,11 +65,19 @@ def run_tasks(
         function: a function of a module, so that it can be sent to other processes.
         tasks: taken one by one; only a few are in flight at any time.
         n_workers: worker processes; 0 works in this process, in order.
+        scheduler: address of a running Dask scheduler, whose workers then do the work instead.
 
     Yields:
         The task with its result, or with the exception that it raised or its worker died of.
+
+    Raises:
+        HamnetError: no scheduler answers, or it is gone.
     """
     tasks = iter(tasks)
+    if scheduler is not None:
+        with connect(scheduler) as client:
+            yield from _stream(client, function, tasks)
+        return
     if n_workers == 0:
         for task in tasks:
             yield task, _call(function, task)
@@ -66,17 +85,32 @@ def run_tasks(
     first = list(itertools.islice(tasks, n_workers))
     if not first:
         return
-    n_workers = len(first)
-    cluster = _start_cluster(n_workers)
+    cluster = _start_cluster(len(first))
     try:
         with Client(cluster) as client:
-            queue = itertools.chain(first, tasks)
-            yield from _stream(client, function, queue, IN_FLIGHT_PER_WORKER * n_workers)
+            yield from _stream(client, function, itertools.chain(first, tasks))
     finally:
         # Dask stumbles over a worker that is being replaced at this moment; all results are in, and
         # what is left of the workers ends with this process.
         with suppress(Exception):
             cluster.close()
+
+
+def connect(scheduler: str) -> Client:
+    """Connect to a running Dask scheduler and wait until it has a worker.
+
+    Raises:
+        HamnetError: no scheduler answers at this address.
+    """
+    try:
+        client = Client(scheduler, timeout=SECONDS_TO_CONNECT)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise HamnetError(
+            f"no Dask scheduler answers at '{scheduler}' ({type(error).__name__}): give the "
+            "address that 'dask scheduler' prints, such as tcp://10.0.0.1:8786"
+        ) from error
+    client.wait_for_workers(1)
+    return client
 
 
 def _start_cluster(n_workers: int) -> LocalCluster:
@@ -86,8 +120,12 @@ def _start_cluster(n_workers: int) -> LocalCluster:
     """
     resource_tracker.ensure_running()  # would unblock the signal if it were started later
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    settings = {
+        "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
+        "distributed.scheduler.allowed-failures": _DEATHS_BEFORE_SUSPICION,
+    }
     try:
-        with dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}):
+        with dask.config.set(settings):
             return LocalCluster(
                 n_workers=n_workers,
                 threads_per_worker=1,
@@ -102,31 +140,74 @@ def _start_cluster(n_workers: int) -> LocalCluster:
 
 def _call(function: Callable[[T], R], task: T) -> R | Exception:
     try:
-        with lib.with_omp_threads(1):  # as in a worker: the same label, to the last bit
-            return function(task)
+        return _call_raising(function, task)
     except Exception as error:
         return error
 
 
+def _call_raising(function: Callable[[T], R], task: T) -> R:
+    with lib.with_omp_threads(1):  # the same label everywhere, to the last bit
+        return function(task)
+
+
 def _stream(
-    client: Client, function: Callable[[T], R], tasks: Iterator[T], in_flight: int
+    client: Client, function: Callable[[T], R], tasks: Iterator[T]
 ) -> Iterator[tuple[T, R | Exception]]:
+    """Keep the workers busy, and find out which task kills them.
+
+    Dask blames every task that waits on a worker that dies. Those that it gives up are therefore
+    tried again at the end, one after the other: who dies alone is guilty.
+    """
+    suspects: list[T] = []
+    function = partial(_call_raising, function)
+    for task, result in _flow(client, function, tasks, in_flight=None):
+        if isinstance(result, KilledWorker):
+            suspects.append(task)
+        else:
+            yield task, result
+    for task, result in _flow(client, function, iter(suspects), in_flight=1):
+        if isinstance(result, KilledWorker):
+            yield (
+                task,
+                WorkerDiedError("the workers died of this frame, again and again: out of memory?"),
+            )
+        else:
+            yield task, result
+
+
+class WorkerDiedError(RuntimeError):
+    """A task that kills the process that runs it."""
+
+
+def _flow(
+    client: Client, function: Callable[[T], R], tasks: Iterator[T], in_flight: int | None
+) -> Iterator[tuple[T, R | Exception]]:
+    """Yield results with so many tasks in flight; None: a few for each worker that there is now."""
     running: dict[str, T] = {}
     done = as_completed(with_results=True, raise_errors=False)
+    asked, room = float("-inf"), 0
 
-    def submit_next() -> None:
-        for task in tasks:
+    def submit() -> None:
+        nonlocal asked, room
+        if time.monotonic() - asked > SECONDS_BETWEEN_COUNTS:
+            asked = time.monotonic()
+            room = in_flight or IN_FLIGHT_PER_WORKER * max(1, sum(client.nthreads().values()))
+        for task in itertools.islice(tasks, max(0, room - len(running))):
             future = client.submit(function, task, pure=False)
             running[future.key] = task
             done.add(future)
-            return
 
-    for _ in range(in_flight):
-        submit_next()
+    submit()
     for future, result in done:
         task = running.pop(future.key)
+        if future.status in ("cancelled", "lost"):
+            raise HamnetError(
+                "the connection to the Dask scheduler is lost; finished labels are kept: run the "
+                "same command again"
+            )
         yield task, future.exception() if future.status == "error" else result
-        submit_next()
+        del future, result
+        submit()
 
 
 @dataclass
@@ -138,6 +219,7 @@ class Progress:
         labelled: new labels written.
         known: frames that the file holds already, and repeated ones.
         failed: frames without a label.
+        skipped: frames left out on purpose.
         label_seconds: summed time of the new labels inside the workers.
         started: start of the run, `time.monotonic`.
         last_failure: the latest frame without a label.
@@ -147,6 +229,7 @@ class Progress:
     labelled: int = 0
     known: int = 0
     failed: int = 0
+    skipped: int = 0
     label_seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)
     last_failure: Failure | None = None
@@ -154,7 +237,7 @@ class Progress:
     @property
     def done(self) -> int:
         """Frames dealt with."""
-        return self.labelled + self.known + self.failed
+        return self.labelled + self.known + self.failed + self.skipped
 
     @property
     def seconds(self) -> float:
@@ -163,28 +246,30 @@ class Progress:
 
 
 def label_frames(
-    frames: Iterable[Task | Failure],
+    frames: Iterable[Task | Failure | Skipped],
     writer: Writer,
     *,
     total: int,
     references: Sequence[str] = DEFAULT_REFERENCES,
     n_workers: int = 0,
+    scheduler: str | None = None,
     retry_failed: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Label frames into a writer; frames that it holds already are skipped.
 
     Args:
-        frames: tasks, and frames that could not be read; taken one by one.
+        frames: tasks, frames that could not be read, frames left out; taken one by one.
         writer: receives every label the moment it is ready.
         total: number of frames, for the progress.
         references: reference Hamiltonians to store.
         n_workers: worker processes; 0 labels in this process.
+        scheduler: address of a running Dask scheduler to use instead.
         retry_failed: try frames again that failed in an earlier run.
         on_progress: called after every frame.
 
     Raises:
-        HamnetError: the writer cannot write; what it has written is safe.
+        HamnetError: the writer cannot write, or the scheduler is gone; what is written is safe.
     """
     function = partial(run_task, level=writer.level, references=tuple(references))
     return process(
@@ -193,28 +278,34 @@ def label_frames(
         function,
         total=total,
         n_workers=n_workers,
+        scheduler=scheduler,
         retry_failed=retry_failed,
         on_progress=on_progress,
     )
 
 
 def process(
-    frames: Iterable[TaskT | Failure],
+    frames: Iterable[TaskT | Failure | Skipped],
     writer: Writer,
     function: Callable[[TaskT], Outcome],
     *,
     total: int,
     n_workers: int = 0,
+    scheduler: str | None = None,
     retry_failed: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Turn frames into records with any function; see `label_frames` for the arguments."""
     progress, reported = Progress(total), 0
     on_progress(progress)
-    tasks = _new_tasks(frames, writer, progress, retry_failed)
-    with closing(run_tasks(function, tasks, n_workers=n_workers)) as results:
+    seen: set[str] = set()
+    tasks = _new_tasks(frames, writer, progress, retry_failed, seen)
+    running = run_tasks(function, tasks, n_workers=n_workers, scheduler=scheduler)
+    with closing(running) as results:
         for task, outcome in results:
             _keep(outcome, task, writer, progress)
+            if not isinstance(outcome, Failure | Exception):
+                seen.discard(outcome[0].id)  # the writer knows it now
             reported = progress.done
             on_progress(progress)
     if progress.done != reported:  # frames at the end that needed no work
@@ -223,11 +314,17 @@ def process(
 
 
 def _new_tasks(
-    frames: Iterable[TaskT | Failure], writer: Writer, progress: Progress, retry_failed: bool
+    frames: Iterable[TaskT | Failure | Skipped],
+    writer: Writer,
+    progress: Progress,
+    retry_failed: bool,
+    seen: set[str],
 ) -> Iterator[TaskT]:
     failed_before = {f.id for f in writer.failures if f.id and f.stage != "worker"}
-    seen: set[str] = set()
     for frame in frames:
+        if isinstance(frame, Skipped):
+            progress.skipped += 1
+            continue
         if isinstance(frame, Failure):
             _note_failure(frame, writer, progress)
             continue

@@ -1,6 +1,7 @@
 """Labelling from end to end: from a structure file or a recipe to a finished store."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,10 +15,19 @@ from hamnet.data.level import LevelOfTheory
 from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
 from hamnet.interop.ase import Frame, read_frames
+from hamnet_datasets.distinct import distinct
 from hamnet_datasets.engine import Progress, label_frames
-from hamnet_datasets.labels import DEFAULT_REFERENCES, Task, check_references, resolve
+from hamnet_datasets.labels import (
+    DEFAULT_REFERENCES,
+    Skipped,
+    Task,
+    check_references,
+    resolve,
+)
 from hamnet_datasets.recipes import Recipe, SamplingMethod
 from hamnet_datasets.sampling import n_frames, recipe_tasks
+from hamnet_datasets.scf import check_gpu
+from hamnet_datasets.smiles import SMILES_SUFFIX, read_smiles
 
 
 @dataclass(frozen=True)
@@ -27,14 +37,20 @@ class Options:
     Attributes:
         references: reference Hamiltonians to store.
         n_workers: worker processes; 0 labels in this process.
+        scheduler: address of a running Dask scheduler, whose workers label instead.
         limit: stop after so many frames; None for all.
+        shard: ``(k, n)`` labels the frames k, k + n, k + 2n ... counted from 1; None for all.
+        min_rmsd: leave out frames that are closer to an earlier one, Angstrom; 0 keeps all.
         retry_failed: try frames again that failed in an earlier run.
         on_progress: called after every frame.
     """
 
     references: Sequence[str] = DEFAULT_REFERENCES
     n_workers: int = 0
+    scheduler: str | None = None
     limit: int | None = None
+    shard: tuple[int, int] | None = None
+    min_rmsd: float = 0.0
     retry_failed: bool = False
     on_progress: Callable[[Progress], None] = lambda progress: None
 
@@ -69,16 +85,20 @@ def label_file(
     *,
     charge: int | None = None,
     spin: int | None = None,
+    conformers: int = 1,
+    seed: int = 0,
     options: Options = Options(),
 ) -> Report:
     """Label every frame of a structure file; run it again to go on where it stopped.
 
     Args:
-        path: any file that ASE reads.
+        path: any file that ASE reads, or a list of SMILES (``.smi``).
         out: the store to write or to go on with.
         level: level of theory.
         charge: total charge of every frame; by default what the frame says, or 0.
         spin: unpaired electrons of every frame; by default what the frame says, or 0.
+        conformers: geometries of every SMILES.
+        seed: of their embedding.
         options: references, workers, limit.
 
     Raises:
@@ -86,9 +106,17 @@ def label_file(
             be written or holds another level of theory. Single bad frames are reported instead.
     """
     path = Path(path)
-    frames = list(read_frames(path, charge=charge, spin=spin))[: options.limit]
+
+    def frames() -> Iterator[Frame]:
+        if path.suffix.lower() == SMILES_SUFFIX:
+            read: Iterator[Frame] = read_smiles(path, conformers=conformers, seed=seed)
+        else:
+            read = read_frames(path, charge=charge, spin=spin)
+        return itertools.islice(read, options.limit)
+
+    total = sum(1 for _ in frames())  # read twice, so that memory does not grow with the file
     card = {"name": Path(out).stem, "source": path.name}
-    return _run(map(_task, frames), len(frames), out, level, card, options)
+    return _run(map(_task, frames()), total, out, level, card, options)
 
 
 def _task(frame: Frame) -> Task | Failure:
@@ -121,7 +149,7 @@ def label_recipe(
 
 
 def _run(
-    frames: Iterable[Task | Failure],
+    frames: Iterable[Task | Failure | Skipped],
     total: int,
     out: str | Path,
     level: LevelOfTheory,
@@ -130,6 +158,15 @@ def _run(
 ) -> Report:
     references = check_references(options.references)
     card = {**card, **made_by()}
+    if level.program == "gpu4pyscf" and options.scheduler is None:
+        check_gpu()
+    if options.shard is not None:
+        k, n = options.shard
+        frames, total = itertools.islice(frames, k - 1, None, n), len(range(k - 1, total, n))
+        card["shard"] = f"{k}/{n}"
+    if options.min_rmsd > 0:
+        frames = distinct(frames, options.min_rmsd)
+        card["min_rmsd_angstrom"] = options.min_rmsd
     with Writer(out, resolve(level), references=references, card=card) as writer:
         progress = label_frames(
             frames,
@@ -137,6 +174,7 @@ def _run(
             total=total,
             references=references,
             n_workers=options.n_workers,
+            scheduler=options.scheduler,
             retry_failed=options.retry_failed,
             on_progress=options.on_progress,
         )

@@ -4,22 +4,23 @@ A recipe is a file ``recipes/NAME.toml`` checked by `Recipe`; a path to your own
 """
 
 import tomllib
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from ase import Atoms
 from ase.collections import g2
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hamnet.data.level import LevelOfTheory
 from hamnet.errors import HamnetError
 from hamnet.interop.ase import from_atoms
 from hamnet.registry import did_you_mean
 from hamnet.structure import Structure
+from hamnet_datasets.smiles import embed
 
-SamplingMethod = Literal["normal-modes", "langevin"]
-SAMPLING_METHODS: tuple[SamplingMethod, ...] = ("normal-modes", "langevin")
+SamplingMethod = Literal["normal-modes", "langevin", "rattle", "frames"]
+SAMPLING_METHODS: tuple[SamplingMethod, ...] = ("normal-modes", "langevin", "rattle", "frames")
 
 
 class _Table(BaseModel):
@@ -45,13 +46,57 @@ class Langevin(_Table):
     frames_per_trajectory: int = Field(ge=1)
 
 
+class Rattle(_Table):
+    """Gaussian noise on every coordinate, in random orientations; independent frames."""
+
+    sigma_angstrom: float = Field(gt=0)
+    frames_per_molecule: int = Field(ge=1)
+
+
+class Frames(_Table):
+    """Geometries that come with the recipe, in a file beside it."""
+
+    file: str
+    """NumPy archive with ``Z [N]`` and ``R [F, N, 3]``, Angstrom."""
+    train: int = Field(ge=0)
+    validation: int = Field(ge=0)
+    test: int = Field(ge=0)
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames of the file; they go to the subsets in its order."""
+        return self.train + self.validation + self.test
+
+
 class Sampling(_Table):
-    """How geometries are made; ``method`` is the default, a command may choose the other one."""
+    """How geometries are made; ``method`` is the default, a command may choose another table."""
 
     method: SamplingMethod
     seed: int = 0
-    normal_modes: NormalModes = Field(alias="normal-modes")
-    langevin: Langevin
+    normal_modes: NormalModes | None = Field(default=None, alias="normal-modes")
+    langevin: Langevin | None = None
+    rattle: Rattle | None = None
+    frames: Frames | None = None
+
+    @model_validator(mode="after")
+    def _has_its_table(self) -> "Sampling":
+        self.table(self.method)
+        return self
+
+    def table(self, method: SamplingMethod) -> NormalModes | Langevin | Rattle | Frames:
+        """Return the settings of a method.
+
+        Raises:
+            HamnetError: the recipe has no such table.
+        """
+        table: NormalModes | Langevin | Rattle | Frames | None = getattr(
+            self, method.replace("-", "_")
+        )
+        if table is None:
+            raise HamnetError(
+                f"sampling '{method}' needs the table [sampling.{method}] in the recipe"
+            )
+        return table
 
 
 class Units(_Table):
@@ -73,9 +118,13 @@ class Recipe(_Table):
     """Names in ASE's g2 collection."""
     closed_shell_g2: str = ""
     """Instead of names: all closed-shell g2 molecules of these elements (``"C H N O F"``)."""
+    smiles: list[str] = Field(default_factory=list)
+    """Molecules as SMILES (extra ``smiles``)."""
     units: Units
     level: LevelOfTheory
     sampling: Sampling
+    folder: str = Field(default="", exclude=True)
+    """Where the recipe lies, for the files beside it; filled in by `load_recipe`."""
 
     def card(self) -> dict[str, Any]:
         """Return what the dataset file says about itself."""
@@ -92,14 +141,40 @@ class Recipe(_Table):
         if self.closed_shell_g2:
             elements = set(self.closed_shell_g2.split())
             names += [name for name in sorted(g2.names) if _is_closed_shell(g2[name], elements)]
-        if not names:
-            raise HamnetError(f"recipe {self.name}: name 'molecules' or 'closed_shell_g2'")
+        if not names and not self.smiles:
+            raise HamnetError(
+                f"recipe {self.name}: name 'molecules', 'closed_shell_g2' or 'smiles'"
+            )
         for name in names:
             if name not in g2.names:
                 raise HamnetError(
                     f"recipe {self.name}: unknown molecule '{name}'{did_you_mean(name, g2.names)}"
                 )
-        return {name: from_atoms(g2[name]) for name in names}
+        drawn = {s: embed(s, seed=self.sampling.seed)[0] for s in self.smiles}
+        return {name: from_atoms(g2[name]) for name in names} | drawn
+
+    def frames(self) -> list[Structure]:
+        """Return the geometries of ``[sampling.frames]``.
+
+        Raises:
+            HamnetError: the file is absent, unreadable, or holds another number of frames.
+        """
+        table = self.sampling.table("frames")
+        assert isinstance(table, Frames)
+        path = Path(self.folder) / table.file
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                numbers, positions = file["Z"], file["R"]
+        except (OSError, KeyError, ValueError) as error:
+            raise HamnetError(
+                f"recipe {self.name}: {path} is no file of frames: {error}"
+            ) from error
+        if len(positions) != table.n_frames:
+            raise HamnetError(
+                f"recipe {self.name}: {path} holds {len(positions)} frames, the recipe divides "
+                f"{table.n_frames}"
+            )
+        return [Structure(numbers, p) for p in positions]
 
 
 def _is_closed_shell(atoms: Atoms, elements: set[str]) -> bool:
@@ -109,10 +184,11 @@ def _is_closed_shell(atoms: Atoms, elements: set[str]) -> bool:
 
 def recipe_names() -> list[str]:
     """Return the names of the shipped recipes."""
-    folder = files("hamnet_datasets") / "recipes"
-    return sorted(
-        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
-    )
+    return sorted(path.stem for path in _folder().glob("*.toml"))
+
+
+def _folder() -> Path:
+    return Path(__file__).parent / "recipes"
 
 
 def load_recipe(name: str) -> Recipe:
@@ -125,13 +201,13 @@ def load_recipe(name: str) -> Recipe:
         path = Path(name)
         if not path.is_file():
             raise HamnetError(f"{path}: no such file")
-        text = path.read_text(encoding="utf-8")
     elif name in recipe_names():
-        text = (files("hamnet_datasets") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+        path = _folder() / f"{name}.toml"
     else:
         raise HamnetError(f"unknown recipe '{name}'{did_you_mean(name, recipe_names())}")
     try:
-        return Recipe.model_validate(tomllib.loads(text))
+        recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return recipe.model_copy(update={"folder": str(path.parent)})
     except tomllib.TOMLDecodeError as error:
         raise HamnetError(f"recipe {name} is not TOML: {error}") from error
     except ValidationError as error:
@@ -144,6 +220,6 @@ def load_recipe(name: str) -> Recipe:
 
 
 def _suggest(error: Any) -> str:
-    tables = (Recipe, Sampling, NormalModes, Langevin, LevelOfTheory, Units)
+    tables = (Recipe, Sampling, NormalModes, Langevin, Rattle, Frames, LevelOfTheory, Units)
     keys = {f.alias or key for table in tables for key, f in table.model_fields.items()}
     return did_you_mean(str(error["loc"][-1]), keys)

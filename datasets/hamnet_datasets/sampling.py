@@ -15,13 +15,21 @@ from pyscf import scf
 from pyscf.data import nist
 from scipy.spatial.transform import Rotation
 
+from hamnet.data.schema import SUBSETS
 from hamnet.errors import HamnetError
 from hamnet.integrals import to_mole
 from hamnet.interop.ase import to_atoms
 from hamnet.structure import FloatArray, Structure, check_contacts
 from hamnet.units import BOHR_TO_ANGSTROM
 from hamnet_datasets.labels import Task
-from hamnet_datasets.recipes import Langevin, NormalModes, Recipe, SamplingMethod
+from hamnet_datasets.recipes import (
+    Frames,
+    Langevin,
+    NormalModes,
+    Rattle,
+    Recipe,
+    SamplingMethod,
+)
 
 HESSIAN_BASIS = "sto-3g"
 MIN_WAVENUMBER = 200.0
@@ -50,39 +58,51 @@ def recipe_tasks(
     """
     method = method or recipe.sampling.method
     tasks = itertools.islice(_all_tasks(recipe, method), limit)
-    for order, (structure, group, name) in enumerate(tasks):
-        yield Task(structure, f"{recipe.name}/{name}", group, order)
+    for order, (structure, group, name, subset) in enumerate(tasks):
+        yield Task(structure, f"{recipe.name}/{name}", group, order, subset)
 
 
 def n_frames(recipe: Recipe, method: SamplingMethod | None = None) -> int:
-    """Return the number of frames of a recipe."""
+    """Return the number of frames of a recipe.
+
+    Raises:
+        HamnetError: the recipe has no settings for this method.
+    """
+    table = recipe.sampling.table(method or recipe.sampling.method)
+    if isinstance(table, Frames):
+        return table.n_frames
     n_molecules = len(recipe.geometries())
-    if (method or recipe.sampling.method) == "langevin":
-        md = recipe.sampling.langevin
-        return n_molecules * md.trajectories * md.frames_per_trajectory
-    return n_molecules * recipe.sampling.normal_modes.frames_per_molecule
+    if isinstance(table, Langevin):
+        return n_molecules * table.trajectories * table.frames_per_trajectory
+    return n_molecules * table.frames_per_molecule
 
 
-def _all_tasks(recipe: Recipe, method: SamplingMethod) -> Iterator[tuple[Structure, str, str]]:
-    """Yield ``(structure, group, name of the frame)``.
+def _all_tasks(recipe: Recipe, method: SamplingMethod) -> Iterator[tuple[Structure, str, str, str]]:
+    """Yield ``(structure, group, name of the frame, subset)``.
 
     The frames of one molecule are one group where there are many molecules; else the frames of one
     trajectory; else every frame is independent.
     """
+    table = recipe.sampling.table(method)
+    if isinstance(table, Frames):
+        sizes = (table.train, table.validation, table.test)
+        subsets = [name for name, n in zip(SUBSETS, sizes, strict=True) for _ in range(n)]
+        for f, (frame, subset) in enumerate(zip(recipe.frames(), subsets, strict=True)):
+            yield frame, "", f"frame-{f}", subset
+        return
     molecules = recipe.geometries()
     many = len(molecules) > 1
     for k, (name, structure) in enumerate(molecules.items()):
         seed = [recipe.sampling.seed, k]
-        if method == "langevin":
-            for t in range(recipe.sampling.langevin.trajectories):
-                frames = langevin_frames(structure, recipe.sampling.langevin, [*seed, t])
+        if isinstance(table, Langevin):
+            for t in range(table.trajectories):
                 group = name if many else f"{name}/trajectory-{t}"
-                for f, frame in enumerate(frames):
-                    yield frame, group, f"{name}/trajectory-{t}/{f}"
+                for f, frame in enumerate(langevin_frames(structure, table, [*seed, t])):
+                    yield frame, group, f"{name}/trajectory-{t}/{f}", ""
         else:
-            frames = normal_mode_frames(structure, recipe.sampling.normal_modes, seed)
+            frames = independent_frames(structure, table, seed)
             for f, frame in enumerate(frames):
-                yield frame, name if many else "", f"{name}/{f}"
+                yield frame, name if many else "", f"{name}/{f}", ""
 
 
 def hessian(structure: Structure) -> FloatArray:
@@ -139,15 +159,18 @@ def _rigid_motions(structure: Structure, mass: FloatArray) -> FloatArray:
     return basis
 
 
-def normal_mode_frames(
-    structure: Structure, settings: NormalModes, seed: list[int]
+def independent_frames(
+    structure: Structure, settings: NormalModes | Rattle, seed: list[int]
 ) -> Iterator[Structure]:
-    """Yield independent thermal geometries in random orientations.
+    """Yield independent geometries, thermal ones or with Gaussian noise, in random orientations.
 
     Raises:
         HamnetError: nearly all geometries have atoms that touch.
     """
-    root = vibration_root(structure, settings.temperature_k)
+    if isinstance(settings, Rattle):
+        root = settings.sigma_angstrom * np.eye(3 * len(structure))
+    else:
+        root = vibration_root(structure, settings.temperature_k)
     rng = np.random.default_rng(seed)
     for _ in range(settings.frames_per_molecule):
         yield _draw(structure, root, rng)

@@ -155,7 +155,7 @@ def converge(
         HamnetError: a GPU was asked for and cannot be used.
     """
     if level.program == "gpu4pyscf":
-        _import_gpu()
+        check_gpu()
     failed = ""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -233,7 +233,12 @@ def _host(array: Any) -> FloatArray:
     return np.asarray(array.get() if hasattr(array, "get") else array, dtype=np.float64)
 
 
-def _import_gpu() -> None:
+def check_gpu() -> None:
+    """Check that gpu4pyscf is installed.
+
+    Raises:
+        HamnetError: it is not; the message has the pip line.
+    """
     try:
         import gpu4pyscf  # noqa: F401, PLC0415
     except ImportError as error:
@@ -249,7 +254,7 @@ def on_gpu(mf: Any) -> Any:
     Raises:
         HamnetError: gpu4pyscf is not installed, or finds no GPU.
     """
-    _import_gpu()
+    check_gpu()
     try:
         return mf.to_gpu()
     except Exception as error:  # CUDA fails in every possible way

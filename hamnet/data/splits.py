@@ -1,9 +1,10 @@
 """Training, validation and test sets that do not cut through a trajectory.
 
 Frames 10 fs apart are nearly the same frame: a random split of them tests on the training set.
+Splits by size and at random are for data without trajectories and for comparison with others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -42,14 +43,9 @@ def split_by_group(
     Raises:
         HamnetError: fractions that are negative or do not sum to 1; fewer records than subsets.
     """
-    shares = np.asarray(fractions, dtype=float)
+    shares = _check_fractions(fractions)
     n = len(groups)
     wanted = int((shares > 0).sum())
-    if shares.shape != (len(SUBSETS),) or (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
-        raise HamnetError(
-            f"the fractions {', '.join(f'{x:g}' for x in fractions)} are not three shares "
-            "(training, validation, test) that sum to 1"
-        )
     if n < wanted:
         raise HamnetError(f"{n} records cannot be divided into {wanted} subsets: label more frames")
     names = [name or f"\0{k}" for k, name in enumerate(groups)]  # no name: a group by itself
@@ -61,6 +57,123 @@ def split_by_group(
     order = np.random.default_rng(seed).permutation(len(members))
     blocks = list(members.values())
     return _fill([blocks[k] for k in order], shares, n)
+
+
+def split_by_size(
+    sizes: Sequence[int], validation: int = 21, test: int = 23
+) -> dict[str, IntArray]:
+    """Train on small structures and test on large ones; the defaults are QH9's out-of-distribution.
+
+    Args:
+        sizes: atoms of each record.
+        validation: smallest number of atoms in the validation set.
+        test: smallest number of atoms in the test set.
+
+    Raises:
+        HamnetError: a subset would be empty.
+    """
+    n = np.asarray(sizes)
+    masks = (n < validation, (n >= validation) & (n < test), n >= test)
+    split = {k: np.flatnonzero(m).astype(np.int64) for k, m in zip(SUBSETS, masks, strict=True)}
+    for name, members in split.items():
+        if len(members) == 0:
+            raise HamnetError(
+                f"with validation from {validation} and test from {test} atoms on, the {name} set "
+                f"is empty: the records have {n.min()} to {n.max()} atoms"
+            )
+    return split
+
+
+def split_at_random(
+    n: int, fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 43
+) -> dict[str, IntArray]:
+    """Shuffle single records; with the default seed and fractions it is QH9's random split.
+
+    QH9: ``RandomState(43).permutation``, the first 80 % and next 10 % rounded down, then the rest.
+
+    Raises:
+        HamnetError: fractions that are not three shares that sum to 1.
+    """
+    _check_fractions(fractions)
+    order = np.random.RandomState(seed).permutation(n).astype(np.int64)
+    train, validation = int(n * fractions[0]), int(n * fractions[1])
+    parts = np.split(order, [train, train + validation])
+    return dict(zip(SUBSETS, parts, strict=True))
+
+
+def split_molecules(
+    groups: Sequence[str], fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 43
+) -> dict[str, IntArray]:
+    """Shuffle groups, whole, as QH9-Dynamic does with its molecules.
+
+    Raises:
+        HamnetError: a record without a group; fractions that are not three shares that sum to 1.
+    """
+    names = _names(groups)
+    chosen = split_at_random(len(names), fractions, seed)
+    index = {name: k for k, name in enumerate(names)}
+    member = np.array([index[g] for g in groups])
+    return {k: np.flatnonzero(np.isin(member, v)).astype(np.int64) for k, v in chosen.items()}
+
+
+def split_geometries(
+    groups: Sequence[str], fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 43
+) -> dict[str, IntArray]:
+    """Shuffle the frames inside each group, as QH9-Dynamic does with its geometries.
+
+    It tests on the neighbours of training frames: for comparison with others only.
+
+    Raises:
+        HamnetError: a record without a group; fractions that are not three shares that sum to 1.
+    """
+    names = _names(groups)
+    _check_fractions(fractions)
+    rng = np.random.RandomState(seed)
+    parts: dict[str, list[int]] = {name: [] for name in SUBSETS}
+    where = np.asarray(groups)
+    for name in names:
+        members = rng.permutation(np.flatnonzero(where == name))
+        train, validation = int(len(members) * fractions[0]), int(len(members) * fractions[1])
+        pieces = np.split(members, [train, train + validation])
+        for subset, piece in zip(SUBSETS, pieces, strict=True):
+            parts[subset] += piece.tolist()
+    return {k: np.array(sorted(v), dtype=np.int64) for k, v in parts.items()}
+
+
+def _names(groups: Sequence[str]) -> list[str]:
+    if "" in groups:
+        raise HamnetError(
+            f"record {list(groups).index('')} has no group, so there are no molecules to divide: "
+            "split at random or by size"
+        )
+    return list(dict.fromkeys(groups))
+
+
+def _sizes(store: Store) -> list[int]:
+    sizes: list[int] = np.diff(store.column("offsets/atoms")).tolist()
+    return sizes
+
+
+SPLITS: Mapping[str, Callable[[Store, Sequence[float], int], dict[str, IntArray]]] = {
+    "group": lambda store, fractions, seed: split_by_group(store.groups, fractions, seed),
+    "random": lambda store, fractions, seed: split_at_random(len(store), fractions, seed),
+    "size": lambda store, fractions, seed: split_by_size(
+        np.diff(store.column("offsets/atoms")).tolist()
+    ),
+    "molecule": lambda store, fractions, seed: split_molecules(store.groups, fractions, seed),
+    "geometry": lambda store, fractions, seed: split_geometries(store.groups, fractions, seed),
+}
+"""Ways to split a store; QH9's are random, size, molecule and geometry with seed 43."""
+
+
+def _check_fractions(fractions: Sequence[float]) -> np.ndarray:
+    shares = np.asarray(fractions, dtype=float)
+    if shares.shape != (len(SUBSETS),) or (shares < 0).any() or abs(shares.sum() - 1) > 1e-6:
+        raise HamnetError(
+            f"the fractions {', '.join(f'{x:g}' for x in fractions)} are not three shares "
+            "(training, validation, test) that sum to 1"
+        )
+    return shares
 
 
 def _fill(blocks: list[list[int]], shares: np.ndarray, n: int) -> dict[str, IntArray]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hamnet.data.record import SCF_RUNGS
 from hamnet.data.store import Store
 from hamnet.structure import FloatArray, hill_formula, symbol
 from hamnet.units import HARTREE_TO_EV
@@ -21,6 +22,8 @@ def frontier_energies(store: Store) -> tuple[FloatArray, FloatArray]:
     cuts, n_spins = store.column("offsets/orbitals"), store.column("frames/n_spin")
     frontier = np.full((2, len(store)), np.nan)
     for k, (start, stop) in enumerate(pairwise(cuts)):
+        if start == stop:  # a crystal: its orbitals depend on k
+            continue
         e = energies[start:stop].reshape(n_spins[k], -1)  # (n_spin, n_mo)
         full = occupied[start:stop].reshape(e.shape)
         homo = np.where(full, e, -np.inf).max(axis=1)
@@ -56,10 +59,16 @@ def summarise(store: Store) -> dict[str, Any]:
         "homo_ev": _range(homo * HARTREE_TO_EV),
         "lumo_ev": _range(lumo * HARTREE_TO_EV),
         "gap_ev": _range((lumo - homo) * HARTREE_TO_EV),
+        "scf_rungs": _rungs(store),
         "seconds_per_label": _range(store.column("frames/seconds")),
         "failures": [f.to_dict() for f in store.failures],
         "card": dict(store.card),
     }
+
+
+def _rungs(store: Store) -> dict[str, int]:
+    found, counts = np.unique(store.column("frames/scf_rung"), return_counts=True)
+    return {SCF_RUNGS[k]: int(n) for k, n in zip(found, counts, strict=True)}
 
 
 def _range(values: Any) -> dict[str, float] | None:

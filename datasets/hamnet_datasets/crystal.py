@@ -1,0 +1,277 @@
+"""Crystals from other codes: blocks ``(R, i, j)``, their conventions proven by the overlap alone.
+
+Numerical orbitals cannot be computed again here, but between two atoms the column ``<s|l m>`` of
+the overlap is parallel to ``Y_lm`` of the bond. That holds orbital order, signs, positions, cell
+and cell shifts to account at once.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.special import sph_harm_y
+
+from hamnet.basis import AO_ORDERS, OrbitalBasis, ao_order
+from hamnet.blocks import HamiltonianBlocks, PairLayout, to_k
+from hamnet.data.failure import Failure
+from hamnet.data.level import LevelOfTheory, record_id
+from hamnet.data.record import Record
+from hamnet.data.writer import Writer
+from hamnet.errors import HamnetError
+from hamnet.structure import FloatArray, IntArray, Structure, symbol
+from hamnet_datasets.dense import ImportOptions
+from hamnet_datasets.engine import Progress
+from hamnet_datasets.jobs import Report, finish, made_by
+
+Block = tuple[int, int, int, int, int]
+"""Cell shift and atoms from 0: ``(R1, R2, R3, i, j)``."""
+
+MIN_COSINE = 0.999
+_MIN_COLUMN = 1e-3
+_HERMITIAN = 1e-4
+"""Hartree (and the same for S): the two directions of a pair may differ by the file's precision."""
+
+
+@dataclass(frozen=True)
+class BlockFrame:
+    """One structure with the blocks of its matrices, in the orbital order of the file.
+
+    Attributes:
+        structure: geometry.
+        hamiltonian: blocks in Hartree, ``[n_spin, n_i, n_j]``.
+        overlap: blocks, ``[n_i, n_j]``.
+        shells: angular momenta of the shells of each element.
+        origin: file and frame.
+        group: trajectory.
+    """
+
+    structure: Structure
+    hamiltonian: Mapping[Block, FloatArray]
+    overlap: Mapping[Block, FloatArray]
+    shells: Mapping[int, tuple[int, ...]]
+    origin: str
+    group: str = ""
+
+
+def import_blocks(
+    frames: Iterable[BlockFrame | Failure],
+    out: str | Path,
+    level: LevelOfTheory,
+    order: str,
+    *,
+    total: int,
+    source: Path,
+    options: ImportOptions,
+) -> Report:
+    """Convert frames with blocks into a store; resumable.
+
+    Args:
+        frames: all of them; taken one by one.
+        out: the store to write.
+        level: what is known of the level of theory.
+        order: orbital order of the files.
+        total: number of frames.
+        source: file or folder.
+        options: card and progress; reference Hamiltonians cannot be computed for these bases.
+
+    Raises:
+        HamnetError: the writer cannot write; no frame could be read.
+    """
+    card = {"name": source.stem, **options.card, **made_by(), "imported_from": source.name}
+    progress = Progress(total)
+    with Writer(out, level, card=card) as writer:
+        for index, frame in enumerate(frames):
+            if isinstance(frame, Failure):
+                _fail(writer, progress, frame)
+            else:
+                try:
+                    record, basis = to_record(frame, level, order)
+                    new = writer.append(record, basis, order=index)
+                    progress.labelled += new
+                    progress.known += not new
+                except HamnetError as error:
+                    _fail(writer, progress, Failure(frame.origin, "check", str(error)))
+            options.on_progress(progress)
+        if progress.done == 0:
+            raise HamnetError(f"{source} holds no frame")
+        return finish(writer, progress)
+
+
+def _fail(writer: Writer, progress: Progress, failure: Failure) -> None:
+    writer.fail(failure)
+    progress.failed += 1
+    progress.last_failure = failure
+
+
+def to_record(frame: BlockFrame, level: LevelOfTheory, order: str) -> tuple[Record, OrbitalBasis]:
+    """Turn one frame into a record: the union of the pairs of H and S, canonical, hamnet's order.
+
+    Raises:
+        HamnetError: blocks of the wrong shape, directions that contradict each other, an overlap
+            that the geometry, the order or the signs do not explain.
+    """
+    structure = frame.structure
+    names = {
+        z: f"{level.program}:{level.basis}:{'-'.join(map(str, ls))}"
+        for z, ls in frame.shells.items()
+    }
+    basis = OrbitalBasis(level.basis, dict(sorted(frame.shells.items())), names)
+    for z in structure.numbers.tolist():
+        basis.of(z)
+    offsets = basis.atom_offsets(structure.numbers)
+    pairs = _canonical_pairs([*frame.hamiltonian, *frame.overlap], len(structure))
+    layout = PairLayout(pairs, offsets)
+    n_spin = len(next(iter(frame.hamiltonian.values())))
+    s = _entries({k: v[None] for k, v in frame.overlap.items()}, layout, 1, "S")
+    h = _entries(frame.hamiltonian, layout, n_spin, "H")
+    permute = _reorder(layout, basis, structure.numbers, order)
+    blocks = HamiltonianBlocks(layout, permute(s[0]))
+    check_overlap(blocks, basis, structure, order)
+    none = np.zeros((n_spin, 0))
+    record = Record(
+        id=record_id(structure, level),
+        structure=structure,
+        layout=layout,
+        hamiltonian=np.stack([permute(channel) for channel in h]),
+        overlap=blocks.entries,
+        references={},
+        orbital_energies=none,
+        occupations=none,
+        group=frame.group,
+        origin=frame.origin,
+    )
+    return record, basis
+
+
+def _canonical_pairs(keys: Iterable[Block], n_atoms: int) -> IntArray:
+    chosen = {_canonical(key) for key in keys} | {(0, 0, 0, k, k) for k in range(n_atoms)}
+    pairs = np.array(sorted(chosen), dtype=np.int64)
+    if pairs[:, 3:].min() < 0 or pairs[:, 3:].max() >= n_atoms:
+        raise HamnetError(f"blocks name atom {int(pairs[:, 3:].max())}, but there are {n_atoms}")
+    return pairs
+
+
+def _canonical(key: Block) -> Block:
+    r1, r2, r3, i, j = key
+    shift = (r1, r2, r3)
+    if shift < (0, 0, 0) or (shift == (0, 0, 0) and i > j):
+        return (-r1, -r2, -r3, j, i)
+    return key
+
+
+def _partner(key: Block) -> Block:
+    return (-key[0], -key[1], -key[2], key[4], key[3])
+
+
+def _entries(
+    blocks: Mapping[Block, FloatArray], layout: PairLayout, n_spin: int, name: str
+) -> FloatArray:
+    """Return flat entries ``[n_spin, n_entries]``; pairs that the file does not have are zero."""
+    entries = np.zeros((n_spin, int(layout.boundaries[-1])))
+    for k, (pair, shape) in enumerate(zip(layout.atom_pairs.tolist(), layout.shapes, strict=True)):
+        key = (pair[0], pair[1], pair[2], pair[3], pair[4])
+        mine, other = blocks.get(key), blocks.get(_partner(key))
+        if other is not None:
+            other = np.swapaxes(other, -1, -2)
+        if mine is None and other is None:
+            continue
+        block = other if mine is None else mine
+        assert block is not None
+        if block.shape != (n_spin, *shape):
+            raise HamnetError(
+                f"block {key} of {name} has shape {block.shape[1:]}, but the shells give "
+                f"{tuple(int(x) for x in shape)}"
+            )
+        if mine is not None and other is not None:
+            gap = float(np.abs(mine - other).max())
+            if not gap <= _HERMITIAN:
+                raise HamnetError(f"{name} is not Hermitian: block {key} differs by {gap:.1e}")
+        start, stop = layout.boundaries[k : k + 2]
+        entries[:, start:stop] = block.reshape(n_spin, -1)
+    return entries
+
+
+def _reorder(
+    layout: PairLayout, basis: OrbitalBasis, numbers: IntArray, order: str
+) -> Callable[[FloatArray], FloatArray]:
+    """Return the map from entries in the file's order to entries in hamnet's."""
+    perm, sign = ao_order(basis, numbers, order)
+    row, col = layout.orbital_indices()
+    width = np.repeat(layout.shapes[:, 1], layout.shapes.prod(axis=1))
+    first_row = np.repeat(layout.atom_offsets[layout.atom_pairs[:, 3]], layout.shapes.prod(axis=1))
+    first_col = np.repeat(layout.atom_offsets[layout.atom_pairs[:, 4]], layout.shapes.prod(axis=1))
+    start = np.repeat(layout.boundaries[:-1], layout.shapes.prod(axis=1))
+    source = start + (perm[row] - first_row) * width + (perm[col] - first_col)
+    weight = sign[row] * sign[col]
+    return lambda entries: weight * entries[source]
+
+
+def check_overlap(
+    blocks: HamiltonianBlocks, basis: OrbitalBasis, structure: Structure, order: str
+) -> None:
+    """Check that the overlap belongs to this geometry and orbital order.
+
+    Raises:
+        HamnetError: it is not positive, or its columns do not point along the bonds.
+    """
+    smallest = float(np.linalg.eigvalsh(to_k(blocks, np.array([0.1, 0.2, 0.3])))[0])
+    if smallest <= 0:
+        raise HamnetError(f"the overlap is not positive: smallest eigenvalue {smallest:.1e}")
+    worst, where = _worst_cosine(blocks, basis, structure)
+    if worst < MIN_COSINE:
+        others = [name for name in AO_ORDERS if name != order]
+        raise HamnetError(
+            f"the overlap does not fit the geometry in the orbital order '{order}': |cos| = "
+            f"{worst:.3f} between <s|l m> and the bond {where}; try --order "
+            f"{', '.join(others)}, or check the positions, cell and cell shifts"
+        )
+
+
+def _worst_cosine(
+    blocks: HamiltonianBlocks, basis: OrbitalBasis, structure: Structure
+) -> tuple[float, str]:
+    worst, where = 1.0, ""
+    for k, pair in enumerate(blocks.layout.atom_pairs):
+        i, j = int(pair[3]), int(pair[4])
+        bond = structure.positions[j] + pair[:3] @ structure.cell - structure.positions[i]
+        if np.linalg.norm(bond) < 1e-6:
+            continue
+        block = blocks.block(k)
+        for one, two, matrix in ((i, j, block), (j, i, block.T)):
+            shells = basis.of(int(structure.numbers[one])), basis.of(int(structure.numbers[two]))
+            for s_row in _s_rows(shells[0]):
+                column = 0
+                for l in shells[1]:
+                    found = matrix[s_row, column : column + 2 * l + 1]
+                    column += 2 * l + 1
+                    size = float(np.linalg.norm(found))
+                    if l == 0 or size < _MIN_COLUMN:
+                        continue
+                    expected = real_harmonics(l, bond)
+                    cosine = abs(float(found @ expected)) / size / float(np.linalg.norm(expected))
+                    if cosine < worst:
+                        worst = cosine
+                        names = (
+                            symbol(int(structure.numbers[one])),
+                            symbol(int(structure.numbers[two])),
+                        )
+                        where = f"{names[0]} {one} - {names[1]} {two}, cell {pair[:3].tolist()}"
+    return worst, where
+
+
+def _s_rows(shells: tuple[int, ...]) -> list[int]:
+    starts = np.cumsum([0, *(2 * l + 1 for l in shells)])
+    return [int(start) for start, l in zip(starts, shells, strict=False) if l == 0]
+
+
+def real_harmonics(l: int, direction: FloatArray) -> FloatArray:
+    """Return ``Y_lm`` of a direction, m = -l..l, without Condon-Shortley sign, ``[2l + 1]``."""
+    x, y, z = direction / np.linalg.norm(direction)
+    theta, phi = np.arccos(np.clip(z, -1, 1)), np.arctan2(y, x)
+    values = np.empty(2 * l + 1)
+    for m in range(l + 1):
+        complex_one = (-1) ** m * sph_harm_y(l, m, theta, phi)
+        values[l + m] = complex_one.real * (np.sqrt(2) if m else 1)
+        values[l - m] = complex_one.imag * np.sqrt(2) if m else complex_one.real
+    return values

@@ -1,0 +1,117 @@
+"""Records in other people's formats; what is written is what the importers read."""
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from hamnet.basis import from_hamnet_order
+from hamnet.blocks import to_dense
+from hamnet.data.record import Record
+from hamnet.data.store import Store
+from hamnet.errors import HamnetError
+from hamnet.files import replacing
+from hamnet.registry import look_up
+from hamnet.structure import FloatArray
+from hamnet_datasets.deeph import export_deeph
+from hamnet_datasets.deeptb import export_deeptb
+
+
+def export(path: str | Path, out: str | Path, target: str, subset: str = "all") -> int:
+    """Write the records of a dataset in another format.
+
+    Args:
+        path: the dataset.
+        out: file (``npz``, ``qh9``) or new folder (``deeph``, ``deeptb``).
+        target: a key of `EXPORTERS`.
+        subset: ``all``, or one of the stored split.
+
+    Returns:
+        The number of records written.
+
+    Raises:
+        HamnetError: unknown format or subset, records that the format cannot hold, ``out`` exists.
+    """
+    write = look_up("format", target, EXPORTERS)
+    out = Path(out)
+    if out.exists():
+        raise HamnetError(f"{out} exists: give another name, or remove it")
+    with Store.open(path) as store:
+        subsets = {"all": np.arange(len(store)), **(store.split or {})}
+        indices = look_up("subset", subset, subsets).tolist()
+        if not indices:
+            raise HamnetError(f"{path} holds no records in '{subset}'")
+        return write(store, out, indices)
+
+
+def _export_npz(store: Store, out: Path, indices: list[int]) -> int:
+    formulas = dict.fromkeys(tuple(store.numbers(k).tolist()) for k in indices)
+    if len(formulas) > 1:
+        raise HamnetError(
+            f"{store.path} holds {len(formulas)} kinds of molecules, but an npz file holds one: "
+            "export to qh9, deeph or deeptb"
+        )
+    records = [store[k] for k in indices]
+    for record in records:
+        _check_closed_shell(record, "an npz file")
+    with replacing(out) as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            Z=records[0].structure.numbers,
+            R=np.array([r.structure.positions for r in records]),
+            H=np.array([_pyscf(r, store, "hamiltonian")[0] for r in records]),
+            S=np.array([_pyscf(r, store, "overlap") for r in records]),
+            eps=np.array([r.orbital_energies[0] for r in records]),
+            xc=store.level.xc,
+            basis=store.level.basis,
+        )
+    return len(records)
+
+
+def _export_qh9(store: Store, out: Path, indices: list[int]) -> int:
+    with replacing(out) as partial, closing(sqlite3.connect(partial)) as database:
+        database.execute(
+            "create table data (id integer primary key, N integer, Z blob, pos blob, Ham blob)"
+        )
+        for index in indices:
+            record = store[index]
+            _check_closed_shell(record, "a QH9 file")
+            s = record.structure
+            matrix = _pyscf(record, store, "hamiltonian")[0]
+            database.execute(
+                "insert into data values (?, ?, ?, ?, ?)",
+                (
+                    index,
+                    len(s),
+                    s.numbers.astype("<i4").tobytes(),
+                    s.positions.astype("<f8").tobytes(),
+                    matrix.astype("<f8").tobytes(),
+                ),
+            )
+        database.commit()
+    return len(indices)
+
+
+def _check_closed_shell(record: Record, what: str) -> None:
+    s = record.structure
+    if s.is_periodic or s.charge or s.spin or len(record.hamiltonian) != 1:
+        raise HamnetError(
+            f"{record.origin}: {what} holds neutral closed-shell molecules, this is {s.formula} "
+            f"with charge {s.charge}, spin {s.spin}{', periodic' if s.is_periodic else ''}"
+        )
+
+
+def _pyscf(record: Record, store: Store, name: str) -> FloatArray:
+    matrix = to_dense(record.blocks(name))
+    return from_hamnet_order(matrix, store.basis, record.structure.numbers, "pyscf")
+
+
+EXPORTERS: Mapping[str, Callable[[Store, Path, list[int]], int]] = {
+    "npz": _export_npz,
+    "qh9": _export_qh9,
+    "deeph": export_deeph,
+    "deeptb": export_deeptb,
+}
+"""Formats that datasets can be written in."""
