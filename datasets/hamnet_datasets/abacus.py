@@ -197,7 +197,7 @@ def _matrices(lines: Iterator[str], n: int, count: int) -> dict[tuple[int, int, 
         r1, r2, r3, filled = map(int, next(text).split())
         if filled == 0:
             continue
-        values, columns, starts = (next(text).split() for _ in range(3))
+        values, columns, starts = next(text).split(), next(text).split(), next(text).split()
         data = np.array(values, float), np.array(columns, int), np.array(starts, int)
         if len(values) != filled:
             raise ValueError("too few values")

@@ -164,8 +164,11 @@ def import_md17(
     """
     path = Path(path)
     _check_signature(path)
-    with connect(path, type="db") as database:
-        total = min(database.count(), options.limit or database.count())
+    try:
+        with connect(path, type="db") as database:
+            total = min(database.count(), options.limit or database.count())
+    except (sqlite3.Error, KeyError, OSError) as error:
+        raise HamnetError(f"{path}: ASE cannot read it as a database ({error})") from error
     if total == 0:
         raise HamnetError(f"{path} holds no frame")
     frames = _md17_frames(path)
