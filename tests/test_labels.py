@@ -152,7 +152,12 @@ def test_the_id_follows_geometry_charge_and_spin(change, same):
         ),
         (H2, QUICK.model_copy(update={"basis": "def2-svpp"}), "input", "mean 'def2-svp'"),
         (H2, QUICK.model_copy(update={"xc": "pbee"}), "input", "did you mean 'pbe'"),
-        (H2, QUICK.model_copy(update={"max_cycle": 1}), "scf", "not converged in 1 cycles"),
+        (
+            Structure([8, 1, 1], [[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]]),
+            QUICK.model_copy(update={"max_cycle": 1}),
+            "scf",
+            "not converged in 1 cycles",
+        ),
     ],
 )
 def test_what_would_be_nonsense_is_refused(structure, level, stage, message):

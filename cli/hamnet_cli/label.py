@@ -95,6 +95,7 @@ def label(
                 _refuse_with_recipe(structures, xc, basis, tight, stability, charge, spin)
                 report = _label_recipe(recipe, out, sampling, gpu, options)
             else:
+                level = _level(xc, basis, tight, stability, gpu)
                 if structures is None:
                     raise HamnetError(
                         "nothing to label: give a structure file, or a recipe with --recipe"
@@ -102,7 +103,7 @@ def label(
                 report = label_file(
                     structures,
                     out,
-                    _level(xc, basis, tight, stability, gpu),
+                    level,
                     charge=charge,
                     spin=spin,
                     conformers=conformers,
