@@ -93,6 +93,7 @@ class _Run:
         mf.conv_tol, mf.conv_tol_grad = level.conv_tol, level.conv_tol_grad
         mf.max_cycle = level.max_cycle
         mf.chkfile = None
+        vars(mf).pop("_chkfile", None)  # an open temporary file that nobody would close
         if level.program == "gpu4pyscf":
             mf = on_gpu(mf)
         mf.callback, mf.post_kernel = self.hooks.cycle, self.hooks.after
