@@ -2,6 +2,7 @@
 
 import json
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,9 @@ from hamnet.data.level import LevelOfTheory
 from hamnet.data.record import Record
 from hamnet.errors import HamnetError
 from hamnet.structure import IntArray, Structure
+
+_Source = tuple[str, Any, "array[int] | None"]
+"""Name of a column, its rows (an array or an HDF5 dataset), and where each frame begins."""
 
 
 def partial_path(path: Path) -> Path:
@@ -43,7 +47,7 @@ class Store:
         self.path = Path(path)
         self._pid = -1
         self._handle: h5py.File | None = None
-        self._flat: dict[str, NDArray[Any] | h5py.Dataset] = {}
+        self._plans: dict[tuple[str, ...], list[_Source]] = {}
         self._small: dict[str, NDArray[Any]] = {}
         try:
             self._load(self._file)
@@ -82,7 +86,7 @@ class Store:
     @property
     def _file(self) -> h5py.File:
         if self._handle is None or self._pid != os.getpid():
-            self._flat = {}
+            self._plans = {}
             self._handle = self._open()
             self._pid = os.getpid()
         return self._handle
@@ -153,14 +157,22 @@ class Store:
                 self._small[name] = np.full((len(self), *column.row), column.default, column.dtype)
         return self._small[name]
 
-    def _rows_of(self, name: str, file: h5py.File) -> "NDArray[Any] | h5py.Dataset":
-        """Return a column that is cut into frames, mapped into memory if it lies in one piece."""
-        data = file[name]
-        start = data.id.get_offset()
-        if start is not None:
-            data = np.memmap(self.path, data.dtype, "r", start, data.shape).view(np.ndarray)
-        self._flat[name] = data
-        return data
+    def _plan(self, names: tuple[str, ...]) -> list[_Source]:
+        """Return where each column is read from, found out once a process."""
+        file = self._file  # forgets the plans of another process
+        if names not in self._plans:
+            self._plans[names] = [self._source(name, file) for name in names]
+        return self._plans[names]
+
+    def _source(self, name: str, file: h5py.File) -> _Source:
+        counter = self._columns[name].counter
+        if not counter:
+            return name, self._per_frame(name), None
+        rows = file[name]
+        start = rows.id.get_offset()
+        if start is not None:  # it lies in one piece: mapped into memory
+            rows = np.memmap(self.path, rows.dtype, "r", start, rows.shape).view(np.ndarray)
+        return name, rows, array("q", self._offsets[counter].tobytes())
 
     def _row(self, names: tuple[str, ...], index: int) -> schema.Row:
         n = len(self)
@@ -168,16 +180,12 @@ class Store:
             raise IndexError(f"{self.path} holds {n} records, asked for {index}")
         index %= n
         try:
-            file = self._file  # forgets the maps of another process
             row: schema.Row = {}
-            for name in names:
-                counter = self._columns[name].counter
-                if not counter:
-                    row[name] = self._per_frame(name)[index : index + 1]
-                    continue
-                cuts = self._offsets[counter]
-                rows = self._flat[name] if name in self._flat else self._rows_of(name, file)
-                row[name] = np.array(rows[cuts[index] : cuts[index + 1]])
+            for name, rows, cuts in self._plan(names):
+                if cuts is None:
+                    row[name] = rows[index : index + 1]
+                else:
+                    row[name] = np.array(rows[cuts[index] : cuts[index + 1]])
             if self._has_checksums and not self._intact[index]:
                 self._check_sums(row, index)
         except OSError as error:
@@ -255,7 +263,7 @@ class Store:
         if self._handle is not None and self._pid == os.getpid():
             self._handle.close()
         self._handle = None
-        self._flat = {}
+        self._plans = {}
 
     def __enter__(self) -> "Store":
         return self
@@ -269,7 +277,7 @@ class Store:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None, "_pid": -1, "_flat": {}, "_small": {}}
+        return {**self.__dict__, "_handle": None, "_pid": -1, "_plans": {}, "_small": {}}
 
 
 def _has_signature(path: Path) -> bool:
