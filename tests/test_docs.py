@@ -61,6 +61,18 @@ def test_tutorial(tmp_path):
         assert (tmp_path / name).is_file()
 
 
+def test_label_your_own_molecules(tmp_path):
+    pytest.importorskip("rdkit")
+    commands = "\n".join(blocks("label.md", "bash"))
+    for long, short in {"molecule = 12": "molecule = 4", "recompute 2": "recompute 1"}.items():
+        assert long in commands
+        commands = commands.replace(long, short)
+    answer = run(commands, tmp_path)
+    assert "molecules.h5: 3 records" in answer.stdout  # one conformer of each
+    assert "methanol.h5: 4 records, 0 findings" in answer.stdout
+    assert "again.h5: 4 records" in answer.stdout
+
+
 def options():
     """Yield every command with each of its options."""
     group = typer.main.get_command(app)
