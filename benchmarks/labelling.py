@@ -127,27 +127,23 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def memory_rows(n: int) -> list[dict[str, Any]]:
+def memory_rows(n: int, n_workers: int) -> list[dict[str, Any]]:
     """Return the resident memory along a run over many frames, and the time of its end."""
+    how = f"through {n_workers} worker" if n_workers else "in process"
     rows: list[dict[str, Any]] = []
     start = time.perf_counter()
 
     def note(progress: Any) -> None:
         if progress.done and progress.done % (n // 5) == 0:
-            seconds = time.perf_counter() - start
-            rows.append(
-                {
-                    "what": f"{progress.done} frames",
-                    "resident_mb": resident_mb(),
-                    "seconds": seconds,
-                }
-            )
+            rows.append(_row(f"{progress.done} frames {how}", start))
             print(rows[-1], file=sys.stderr)
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "many.h5"
         with Writer(path, LEVEL) as writer:
-            process(many_tasks(n), writer, cheap_label, total=n, n_workers=1, on_progress=note)
+            process(
+                many_tasks(n), writer, cheap_label, total=n, n_workers=n_workers, on_progress=note
+            )
             begin = time.perf_counter()
             writer.finish()
         rows.append(_row(f"writing {n} records", begin))
@@ -177,7 +173,8 @@ def main() -> None:
     if arguments.part != "memory":
         rows += speed_rows(16 if arguments.quick else 160)
     if arguments.part != "speed":
-        rows += memory_rows(2_000 if arguments.quick else 100_000)
+        rows += memory_rows(500 if arguments.quick else 5_000, n_workers=1)
+        rows += memory_rows(2_000 if arguments.quick else 100_000, n_workers=0)
     finish(rows, arguments.json, level=LEVEL.model_dump(mode="json"))
 
 
