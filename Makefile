@@ -22,7 +22,8 @@ docs: .venv/dev
 	$(BIN)/zensical build --clean --strict
 
 bench: .venv/test
-	for name in prediction accuracy; do \
+	$(PIP) --group bench
+	for name in prediction accuracy labelling reading; do \
 		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json || exit 1; \
 	done
 

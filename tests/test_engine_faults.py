@@ -105,6 +105,9 @@ def test_a_writer_killed_at_twenty_moments_loses_nothing_and_writes_nothing_twic
         killed += process.exitcode == -signal.SIGKILL
         if path.exists():
             assert len(Store.open(path)) == n
+            path.unlink()  # and once more from the beginning
+            partial_path(path).unlink(missing_ok=True)
+            seen = 0
             continue
         if partial_path(path).exists():
             journal = Journal(partial_path(path))
@@ -114,7 +117,7 @@ def test_a_writer_killed_at_twenty_moments_loses_nothing_and_writes_nothing_twic
             journal.close()
     write_records(path, n)
     store = Store.open(path)
-    assert killed >= 3
+    assert killed >= 5
     assert store.ids == [make_record(k).id for k in range(n)]
     np.testing.assert_array_equal(store[n - 1].hamiltonian, make_record(n - 1).hamiltonian)
 
