@@ -84,8 +84,8 @@ def _molecules(formulas: Mapping[str, int], shown: int = 8) -> str:
 def _span(values: Mapping[str, float] | None, digits: str) -> str:
     if values is None:
         return "unknown"
-    low, mean, high = (format(values[key], digits) for key in ("min", "mean", "max"))
-    return low if low == high else f"{low} to {high}, mean {mean}"
+    low, middle, mean, high = (format(values[k], digits) for k in ("min", "median", "mean", "max"))
+    return low if low == high else f"{low} to {high}, mean {mean}, median {middle}"
 
 
 @data.command()

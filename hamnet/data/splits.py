@@ -163,7 +163,8 @@ SPLITS: Mapping[str, Callable[[Store, Sequence[float], int], dict[str, IntArray]
     "molecule": lambda store, fractions, seed: split_molecules(store.groups, fractions, seed),
     "geometry": lambda store, fractions, seed: split_geometries(store.groups, fractions, seed),
 }
-"""Ways to split a store; QH9's are random, size, molecule and geometry with seed 43."""
+"""Ways to split a store. QH9-Stable's are random (seed 43) and size, exactly; QH9-Dynamic's are of
+the kind of molecule and geometry."""
 
 
 def _check_fractions(fractions: Sequence[float]) -> np.ndarray:

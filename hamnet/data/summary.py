@@ -76,4 +76,12 @@ def _range(values: Any) -> dict[str, float] | None:
     finite = finite[np.isfinite(finite)]
     if len(finite) == 0:
         return None
-    return {"min": float(finite.min()), "mean": float(finite.mean()), "max": float(finite.max())}
+    low, middle, high = np.quantile(finite, [0.05, 0.5, 0.95])
+    return {
+        "min": float(finite.min()),
+        "p05": float(low),
+        "median": float(middle),
+        "mean": float(finite.mean()),
+        "p95": float(high),
+        "max": float(finite.max()),
+    }
