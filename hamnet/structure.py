@@ -81,7 +81,8 @@ class Structure:
         put(self, "positions", _frozen(self.positions, np.float64, (n, 3), "positions"))
         put(self, "cell", _frozen(self.cell, np.float64, (3, 3), "cell"))
         put(self, "pbc", _frozen(self.pbc, np.bool_, (3,), "pbc"))
-        if self.numbers.min() < 1 or self.numbers.max() > MAX_ATOMIC_NUMBER:
+        known = self.numbers.tolist()  # a list: the least work for a small molecule
+        if min(known) < 1 or max(known) > MAX_ATOMIC_NUMBER:
             atom = int(np.argmax((self.numbers < 1) | (self.numbers > MAX_ATOMIC_NUMBER)))
             raise HamnetError(
                 f"atom {atom} has atomic number {self.numbers[atom]}: no such element"
