@@ -128,6 +128,10 @@ def qh9(
     out: Out,
     xc: Xc = "",
     basis: Basis = "",
+    split: Annotated[
+        str,
+        typer.Option(help="As published: random or size (Stable), molecule or geometry (Dynamic)."),
+    ] = "",
     reference: Reference = "minao,sap",
     citation: Citation = "",
     licence: Licence = "",
@@ -140,13 +144,13 @@ def qh9(
 
     The unit of length and the functional are proven by the Fock matrix of the first density.
 
-    Example: hamnet data import qh9 QH9Stable.db -o qh9.h5
+    Example: hamnet data import qh9 QH9Stable.db -o qh9.h5 --split random
     """
-    from hamnet_datasets.sqlite import QH9_LEVEL, import_qh9
+    from hamnet_datasets.qh9 import QH9_LEVEL, import_qh9
 
     with _options(out, reference, citation, licence, limit, workers, quiet) as options:
         level = _changed(QH9_LEVEL, xc=xc, basis=basis)
-        report = import_qh9(file, out, level=level, options=options)
+        report = import_qh9(file, out, level=level, split=split, options=options)
     print_report(report, json)
 
 

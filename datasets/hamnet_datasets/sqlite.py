@@ -1,16 +1,15 @@
-"""Import of QH9 and nablaDFT (SQLite) and of the MD17 Hamiltonians of SchNOrb (ASE database).
+"""Import of nablaDFT (SQLite) and of the MD17 Hamiltonians of SchNOrb (ASE database).
 
-QH9: table ``data (id, N, Z, pos, Ham)``, in Dynamic also ``geo_id``; blobs int32 and float64,
-PySCF's orbital order, Hartree; positions in Angstrom (Stable) or Bohr (Dynamic): which one is
-proven, not believed. nablaDFT: table ``data (id, Z, R, E, F, H, S, C)``, blobs int32 and float32,
-Bohr, Psi4's order. SchNOrb: ASE rows with ``hamiltonian`` and ``overlap`` in their data, Hartree,
-Angstrom, ORCA's order.
+nablaDFT: table ``data (id, Z, R, E, F, H, S, C)``, blobs int32 and float32, Bohr, Hartree, Psi4's
+order; table ``dataset_ids (id, MOSES_ID, CONFORMER_ID)``. SchNOrb: ASE rows with ``hamiltonian``
+and ``overlap`` in their data, as arrays or in base64 with ``_shape_`` and ``_dtype_`` beside them,
+Hartree, Angstrom, ORCA's order.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,9 @@ from hamnet_datasets.dense import (
     Convention,
     ImportOptions,
     MatrixTask,
-    check_first,
     import_dense,
 )
 from hamnet_datasets.jobs import Report
-from hamnet_datasets.labels import resolve
-
-QH9_LEVEL = LevelOfTheory(xc="b3lyp5", basis="def2-svp")
-"""Made by PySCF before 2.3, where ``b3lyp`` meant what is ``b3lyp5`` now."""
 
 NABLA_LEVEL = LevelOfTheory(xc="wb97x_d", basis="def2-svp", program="psi4")
 MD17_LEVEL = LevelOfTheory(xc="pbe", basis="def2-svp", program="orca")
@@ -46,63 +40,6 @@ MD17 = Convention("orca", overlap_error=1e-4, fock_error=5e-3, asymmetry=1e-4)
 """Single precision and other programs' grids: wide enough for those, too narrow for a mistake."""
 
 _SIGNATURE = b"SQLite format 3\x00"
-
-
-def import_qh9(
-    path: str | Path,
-    out: str | Path,
-    *,
-    level: LevelOfTheory = QH9_LEVEL,
-    options: ImportOptions = DEFAULT_OPTIONS,
-) -> Report:
-    """Convert a QH9 file; in Dynamic the frames of a molecule are a group.
-
-    Raises:
-        HamnetError: no such file, not QH9, no rows, or numbers that no unit explains.
-    """
-    path = Path(path)
-    total = _count(path, {"id", "N", "Z", "pos", "Ham"}, "QH9", options.limit)
-    scale = _unit(path, level)
-    frames = _qh9_frames(path, scale)
-    return _import(frames, _qh9_frames(path, scale), out, level, Convention(), total, path, options)
-
-
-def _qh9_frames(path: Path, scale: float) -> Iterator[MatrixTask | Failure]:
-    columns = {row[1] for row in _rows(path, "pragma table_info(data)")}
-    geometry = "geo_id" if "geo_id" in columns else "null"
-    query = f"select id, {geometry}, N, Z, pos, Ham from data order by id, 2"
-    for order, (key, geo, n, z, pos, ham) in enumerate(_rows(path, query)):
-        origin = f"{path}, row {key}" + ("" if geo is None else f", geometry {geo}")
-        try:
-            numbers = _array(z, np.int32, (n,), "Z")
-            positions = _array(pos, np.float64, (n, 3), "pos") * scale
-            structure = Structure(numbers.astype(np.int64), positions)
-            group = "" if geo is None else f"molecule-{key}"
-            matrix = _square(ham, np.float64, "Ham")
-        except HamnetError as error:
-            yield Failure(origin, "read", str(error))
-            continue
-        yield MatrixTask(structure, origin, group, order, hamiltonian=matrix)
-
-
-def _unit(path: Path, level: LevelOfTheory) -> float:
-    """Return Angstrom per unit of length of the file, proven by the Fock matrix of one frame.
-
-    Raises:
-        HamnetError: neither unit fits.
-    """
-    first = _first(_qh9_frames(path, 1.0), path)
-    why = ""
-    for scale in (1.0, BOHR_TO_ANGSTROM):
-        s = first.structure
-        scaled = replace(first, structure=Structure(s.numbers, s.positions * scale))
-        try:
-            check_first(scaled, resolve(level), Convention())
-        except HamnetError as error:
-            why = why or str(error)
-        else:
-            return scale
-    raise HamnetError(f"{path}: with positions in Angstrom or Bohr alike: {why}")
 
 
 def import_nabla(
@@ -118,36 +55,45 @@ def import_nabla(
         HamnetError: no such file, not nablaDFT, no rows, or an overlap that is not reproduced.
     """
     path = Path(path)
-    total = _count(path, {"id", "Z", "R", "E", "H", "S"}, "nablaDFT", options.limit)
+    total = count_rows(path, {"id", "Z", "R", "E", "H", "S"}, "nablaDFT", options.limit)
     frames = _nabla_frames(path)
     return _import(frames, _nabla_frames(path), out, level, NABLA, total, path, options)
 
 
 def _nabla_frames(path: Path) -> Iterator[MatrixTask | Failure]:
-    for order, (key, z, r, e, h, s) in enumerate(
-        _rows(path, "select id, Z, R, E, H, S from data order by id")
-    ):
+    has_molecules = next(
+        rows_of(path, "select count(*) from sqlite_master where name = 'dataset_ids'")
+    )[0]
+    molecule = (
+        "(select MOSES_ID from dataset_ids where dataset_ids.id = data.id)"
+        if has_molecules
+        else "null"
+    )
+    query = f"select id, Z, R, E, H, S, {molecule} from data order by id"
+    for order, (key, z, r, e, h, s, moses) in enumerate(rows_of(path, query)):
         origin = f"{path}, row {key}"
         try:
             numbers = np.frombuffer(z, dtype="<i4").astype(np.int64)
-            positions = _array(r, np.float32, (len(numbers), 3), "R").astype(float)
+            positions = array_of(r, np.float32, (len(numbers), 3), "R").astype(float)
             structure = Structure(numbers, positions * BOHR_TO_ANGSTROM)
-            matrices = (_square(blob, np.float32, name) for blob, name in ((h, "H"), (s, "S")))
-            hamiltonian, overlap = matrices
-            energy = float(np.frombuffer(e, "<f4")[0]) if isinstance(e, bytes) else float(e)
-        except HamnetError as error:
+            hamiltonian, overlap = square(h, np.float32, "H"), square(s, np.float32, "S")
+            energy = float("nan") if e is None else _number(e)
+        except (HamnetError, ValueError, TypeError) as error:
             yield Failure(origin, "read", str(error))
             continue
-        group = structure.formula
         yield MatrixTask(
             structure,
             origin,
-            group,
+            structure.formula if moses is None else f"moses-{moses}",
             order,
             hamiltonian=hamiltonian,
             overlap=overlap,
             energy=energy,
         )
+
+
+def _number(value: bytes | float) -> float:
+    return float(np.frombuffer(value, "<f4")[0]) if isinstance(value, bytes) else float(value)
 
 
 def import_md17(
@@ -183,20 +129,32 @@ def _md17_frames(path: Path) -> Iterator[MatrixTask | Failure]:
             if missing:
                 yield Failure(origin, "read", f"no {' and no '.join(missing)} in its data")
                 continue
-            h, s = (np.asarray(row.data[key], dtype=float) for key in ("hamiltonian", "overlap"))
-            n = round(np.sqrt(h.size))
             try:
                 structure = Structure(row.numbers, row.positions)
-            except HamnetError as error:
+                h, s = (_md17_matrix(row.data, key) for key in ("hamiltonian", "overlap"))
+            except (HamnetError, ValueError, TypeError) as error:
                 yield Failure(origin, "read", str(error))
                 continue
             yield MatrixTask(
                 structure,
                 origin,
                 order=order,
-                hamiltonian=h.reshape(n, n),
-                overlap=s.reshape(n, n),
+                hamiltonian=h,
+                overlap=s,
             )
+
+
+def _md17_matrix(data: Mapping[str, Any], key: str) -> NDArray[np.float64]:
+    """Return a matrix that lies in a row as an array or as base64 with its shape and type."""
+    values = data[key]
+    if isinstance(values, str):
+        dtype = np.dtype(data[f"_dtype_{key}"])
+        values = np.frombuffer(b64decode(values), dtype).reshape(data[f"_shape_{key}"])
+    matrix = np.asarray(values, dtype=float)
+    n = round(np.sqrt(matrix.size))
+    if n * n != matrix.size:
+        raise HamnetError(f"{key} holds {matrix.size} numbers, which is no square matrix")
+    return matrix.reshape(n, n)
 
 
 def _import(
@@ -211,7 +169,7 @@ def _import(
 ) -> Report:
     return import_dense(
         islice(frames, options.limit),
-        _first(again, path),
+        first_frame(again, path),
         out,
         level,
         convention,
@@ -221,7 +179,12 @@ def _import(
     )
 
 
-def _first(frames: Iterator[MatrixTask | Failure], path: Path) -> MatrixTask:
+def first_frame(frames: Iterator[MatrixTask | Failure], path: Path) -> MatrixTask:
+    """Return the first frame that could be read.
+
+    Raises:
+        HamnetError: there is none.
+    """
     for frame in frames:
         if isinstance(frame, MatrixTask):
             return frame
@@ -236,27 +199,37 @@ def _check_signature(path: Path) -> None:
             raise HamnetError(f"{path} is not an SQLite database")
 
 
-def _count(path: Path, columns: set[str], name: str, limit: int | None) -> int:
+def count_rows(path: Path, columns: set[str], name: str, limit: int | None) -> int:
     """Return the number of rows to read.
 
     Raises:
         HamnetError: no such file, another kind of file, no rows.
     """
     _check_signature(path)
-    found = {row[1] for row in _rows(path, "pragma table_info(data)")}
+    found = column_names(path)
     if not columns <= found:
         raise HamnetError(
             f"{path} is not {name}: its table 'data' has the columns "
             f"{', '.join(sorted(found)) or 'of no such table'}; expected "
             f"{', '.join(sorted(columns))}"
         )
-    n = int(next(_rows(path, "select count(*) from data"))[0])
+    n = int(next(rows_of(path, "select count(*) from data"))[0])
     if n == 0:
         raise HamnetError(f"{path} holds no frame")
     return min(n, limit or n)
 
 
-def _rows(path: Path, query: str) -> Iterator[tuple[Any, ...]]:
+def column_names(path: Path) -> set[str]:
+    """Return the columns of the table ``data``, none if there is no such table."""
+    return {row[1] for row in rows_of(path, "pragma table_info(data)")}
+
+
+def rows_of(path: Path, query: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a query; the file is opened read-only.
+
+    Raises:
+        HamnetError: it cannot be read.
+    """
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             yield from database.execute(query)
@@ -264,13 +237,25 @@ def _rows(path: Path, query: str) -> Iterator[tuple[Any, ...]]:
         raise HamnetError(f"{path}: SQLite cannot read it ({error}); is it complete?") from error
 
 
-def _array(blob: bytes, dtype: Any, shape: tuple[int, ...], name: str) -> NDArray[Any]:
+def array_of(blob: bytes, dtype: Any, shape: tuple[int, ...], name: str) -> NDArray[Any]:
+    """Return a little-endian blob as an array.
+
+    Raises:
+        HamnetError: it does not have this shape.
+    """
+    if len(blob) % np.dtype(dtype).itemsize:
+        raise HamnetError(f"{name} ends in the middle of a number")
     values = np.frombuffer(blob, dtype=np.dtype(dtype).newbyteorder("<"))
     if values.size != np.prod(shape):
         raise HamnetError(f"{name} holds {values.size} numbers, expected shape {shape}")
     return values.reshape(shape)
 
 
-def _square(blob: bytes, dtype: Any, name: str) -> NDArray[np.float64]:
+def square(blob: bytes, dtype: Any, name: str) -> NDArray[np.float64]:
+    """Return a blob as a square matrix.
+
+    Raises:
+        HamnetError: its length is no square.
+    """
     n = round(np.sqrt(len(blob) / np.dtype(dtype).itemsize))
-    return _array(blob, dtype, (n, n), name).astype(np.float64)
+    return array_of(blob, dtype, (n, n), name).astype(np.float64)

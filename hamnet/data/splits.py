@@ -4,6 +4,7 @@ Frames 10 fs apart are nearly the same frame: a random split of them tests on th
 Splits by size and at random are for data without trajectories and for comparison with others.
 """
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from hamnet.errors import HamnetError
 from hamnet.structure import IntArray
 
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
+QH9_SEED = 43
+"""Of QH9's published splits."""
 
 
 def split_of(
@@ -85,7 +88,7 @@ def split_by_size(
 
 
 def split_at_random(
-    n: int, fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 43
+    n: int, fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = QH9_SEED
 ) -> dict[str, IntArray]:
     """Shuffle single records; with the default seed and fractions it is QH9's random split.
 
@@ -102,39 +105,49 @@ def split_at_random(
 
 
 def split_molecules(
-    groups: Sequence[str], fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 43
+    groups: Sequence[str], fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = QH9_SEED
 ) -> dict[str, IntArray]:
     """Shuffle groups, whole, as QH9-Dynamic does with its molecules.
 
-    Raises:
-        HamnetError: a record without a group; fractions that are not three shares that sum to 1.
-    """
-    names = _names(groups)
-    chosen = split_at_random(len(names), fractions, seed)
-    index = {name: k for k, name in enumerate(names)}
-    member = np.array([index[g] for g in groups])
-    return {k: np.flatnonzero(np.isin(member, v)).astype(np.int64) for k, v in chosen.items()}
-
-
-def split_geometries(
-    groups: Sequence[str], fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = 43
-) -> dict[str, IntArray]:
-    """Shuffle the frames inside each group, as QH9-Dynamic does with its geometries.
-
-    It tests on the neighbours of training frames: for comparison with others only.
+    QH9: the molecules in the order of the file, shuffled by Python's own generator, then cut as in
+    `split_at_random`.
 
     Raises:
         HamnetError: a record without a group; fractions that are not three shares that sum to 1.
     """
     names = _names(groups)
     _check_fractions(fractions)
-    rng = np.random.RandomState(seed)
+    random.Random(seed).shuffle(names)
+    train, validation = int(len(names) * fractions[0]), int(len(names) * fractions[1])
+    cuts = {"train": train, "validation": train + validation, "test": len(names)}
+    subset = {name: next(s for s, end in cuts.items() if k < end) for k, name in enumerate(names)}
+    owner = np.array([subset[g] for g in groups])
+    return {k: np.flatnonzero(owner == k).astype(np.int64) for k in SUBSETS}
+
+
+def split_geometries(
+    groups: Sequence[str], fractions: Sequence[float] = DEFAULT_FRACTIONS, seed: int = QH9_SEED
+) -> dict[str, IntArray]:
+    """Shuffle the frames inside each group, as QH9-Dynamic does with its geometries.
+
+    It tests on the neighbours of training frames: for comparison with others only. QH9 seeds each
+    molecule's shuffle with the number of its last row; any other ``seed`` than the default is
+    another shuffle.
+
+    Raises:
+        HamnetError: a record without a group; fractions that are not three shares that sum to 1.
+    """
+    names = _names(groups)
+    _check_fractions(fractions)
     parts: dict[str, list[int]] = {name: [] for name in SUBSETS}
-    where = np.asarray(groups)
-    for name in names:
-        members = rng.permutation(np.flatnonzero(where == name))
-        train, validation = int(len(members) * fractions[0]), int(len(members) * fractions[1])
-        pieces = np.split(members, [train, train + validation])
+    members: dict[str, list[int]] = {name: [] for name in names}
+    for k, name in enumerate(groups):
+        members[name].append(k)
+    for rows in members.values():
+        own_seed = (rows[-1] + seed - QH9_SEED) % 2**32
+        shuffled = np.array(rows)[np.random.RandomState(own_seed).permutation(len(rows))]
+        train, validation = int(len(rows) * fractions[0]), int(len(rows) * fractions[1])
+        pieces = np.split(shuffled, [train, train + validation])
         for subset, piece in zip(SUBSETS, pieces, strict=True):
             parts[subset] += piece.tolist()
     return {k: np.array(sorted(v), dtype=np.int64) for k, v in parts.items()}
