@@ -23,6 +23,7 @@ CELL = np.array([[3.1, 0.2, 0.1], [0.4, 9.0, 0.3], [-0.2, 0.5, 8.0]])
 POSITIONS = np.array([[0.1, 0.2, 0.3], [0.9, 0.7, -0.4], [-0.2, -0.8, 0.6]])
 SHELLS = {6: [0, 0, 0, 1, 1, 2], 1: [0, 0, 1]}
 REACH = 3
+LATTICE_CONSTANT = 2.7  # Angstrom in ABACUS's new header, whatever unit its input has
 
 # rows: the place of m = -l..l in PySCF's shell and in that of each format, with its sign;
 # written out by hand, not taken from hamnet
@@ -165,9 +166,11 @@ def abacus_new(folder: Path) -> list[str]:
             f" --- Ionic Step 1 ---\n # print {letter} matrix in real space\n"
             " 1 # number of spin directions\n 1 # spin index\n 24 # number of localized basis\n"
             f" {len(lines)} # number of Bravais lattice vector R\n\n user_defined_lattice\n"
-            f" {1 / BOHR_TO_ANGSTROM!r}\n"
-            + "".join(" " + " ".join(map(repr, map(float, row))) + "\n" for row in CELL)
-            + " C H\n 1 2\n Direct\n"
+            f" {LATTICE_CONSTANT!r}\n"
+            + "".join(
+                " " + " ".join(map(repr, map(float, row / LATTICE_CONSTANT))) + "\n" for row in CELL
+            )
+            + " C1 H\n 1 2\n Direct\n"
             + "".join(" " + " ".join(map(repr, map(float, row))) + "\n" for row in direct)
             + "\n #------#\n # CSR Format #\n #------#\n\n"
         )
@@ -272,3 +275,60 @@ def test_a_crystal_goes_out_and_comes_back(tmp_path):
         np.testing.assert_array_equal(two.layout.atom_pairs, one.layout.atom_pairs)
         np.testing.assert_allclose(two.hamiltonian, one.hamiltonian, atol=tolerance)
         np.testing.assert_allclose(two.overlap, one.overlap, atol=tolerance)
+
+
+def spliced(path: Path, first_of_each: str) -> None:
+    """Append a file to itself, as molecular dynamics does with its steps."""
+    text = path.read_text()
+    path.write_text(text + text.replace(*first_of_each.split("|")))
+
+
+@pytest.mark.parametrize("write", [abacus_old, abacus_new])
+def test_steps_of_molecular_dynamics_are_a_trajectory(tmp_path, write):
+    command = write(tmp_path)
+    for path in tmp_path.glob("*.csr"):
+        spliced(path, " Ionic Step 1 | Ionic Step 2 " if write is abacus_new else "STEP: 0|STEP: 1")
+    if write is abacus_old:  # one geometry for two steps: which one is it?
+        answer = run(command, tmp_path, tmp_path / "a.h5")
+        assert "geometry.xyz holds 1 geometries for 2 ionic steps" in answer.stderr
+        path = tmp_path / "geometry.xyz"
+        moved = path.read_text().replace("-0.2 -0.8 0.6", "-0.2 -0.8 0.6000001")
+        path.write_text(path.read_text() + moved)
+    answer = run(command, tmp_path, tmp_path / "a.h5")
+    assert answer.exit_code == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    # equal steps are one record: the same label is never stored twice
+    assert (found["n_new"], found["n_known"]) == ((1, 1) if write is abacus_new else (2, 0))
+    assert Store.open(tmp_path / "a.h5").groups[0] == str(tmp_path)
+    answer = run(command, tmp_path, tmp_path / "b.h5", "--limit", "1")
+    assert json.loads(answer.stdout)["n_new"] == 1
+
+
+def test_two_spin_channels_of_abacus(tmp_path):
+    command = abacus_new(tmp_path)
+    text = (tmp_path / "hrs1_nao.csr").read_text()
+    (tmp_path / "hrs2_nao.csr").write_text(text)
+    assert run(command, tmp_path, tmp_path / "a.h5").exit_code == 0
+    assert len(Store.open(tmp_path / "a.h5")[0].hamiltonian) == 2
+
+
+def test_spinors_of_abacus_are_refused(tmp_path):
+    command = abacus_new(tmp_path)
+    lines = (tmp_path / "hrs1_nao.csr").read_text().splitlines()
+    at = next(k for k, line in enumerate(lines) if "CSR values" in line) + 1
+    lines[at] = " ".join(f"({x},0.0)" for x in lines[at].split())
+    (tmp_path / "hrs1_nao.csr").write_text("\n".join(lines))
+    assert "nspin = 4" in run(command, tmp_path, tmp_path / "a.h5").stderr
+
+
+@pytest.mark.parametrize("factor", [BOHR_TO_ANGSTROM, 1 / BOHR_TO_ANGSTROM])
+def test_lengths_in_another_unit_are_found_out(tmp_path, factor):
+    """The directions of bonds do not see it when the cell is wrong by the same factor."""
+    command = abacus_new(tmp_path)
+    for path in tmp_path.glob("*.csr"):
+        text = path.read_text()
+        wrong = f" {LATTICE_CONSTANT * factor!r}\n"
+        path.write_text(text.replace(f" {LATTICE_CONSTANT!r}\n", wrong))
+    answer = run(command, tmp_path, tmp_path / "a.h5")
+    assert answer.exit_code == 1
+    assert "are the lengths in another unit?" in answer.stderr

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from ase.data import covalent_radii
 from scipy.special import sph_harm_y
 
 from hamnet.basis import AO_ORDERS, OrbitalBasis, ao_order
@@ -20,6 +21,7 @@ from hamnet.data.record import Record
 from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
 from hamnet.structure import FloatArray, IntArray, Structure, symbol
+from hamnet.units import MIN_DISTANCE_FRACTION
 from hamnet_datasets.dense import ImportOptions
 from hamnet_datasets.engine import Progress
 from hamnet_datasets.jobs import Report, finish, made_by
@@ -29,6 +31,9 @@ Block = tuple[int, int, int, int, int]
 
 MIN_COSINE = 0.999
 _MIN_COLUMN = 1e-3
+_FAR, _BONDED = 1.6, 0.6
+"""Bonds taken for Angstrom where they are Bohr are 1.9 covalent radii long and overlap as at one
+(largest element of def2-SVP: C-H 0.77); rare gases reach 0.5 there in diffuse bases."""
 _HERMITIAN = 1e-4
 """Hartree (and the same for S): the two directions of a pair may differ by the file's precision."""
 
@@ -225,6 +230,33 @@ def check_overlap(
             f"the overlap does not fit the geometry in the orbital order '{order}': |cos| = "
             f"{worst:.3f} between <s|l m> and the bond {where}; try --order "
             f"{', '.join(others)}, or check the positions, cell and cell shifts"
+        )
+    _check_lengths(blocks, structure)
+
+
+def _check_lengths(blocks: HamiltonianBlocks, structure: Structure) -> None:
+    """Check the unit of length, to which the directions of bonds are blind.
+
+    Raises:
+        HamnetError: atoms nearly coincide, or atoms far apart overlap like bonded ones.
+    """
+    pairs = blocks.layout.atom_pairs
+    i, j = pairs[:, 3], pairs[:, 4]
+    bond = structure.positions[j] + pairs[:, :3] @ structure.cell - structure.positions[i]
+    radius = covalent_radii[structure.numbers]
+    ratio = np.linalg.norm(bond, axis=1) / (radius[i] + radius[j])
+    ratio[(i == j) & ~pairs[:, :3].any(axis=1)] = np.inf  # on-site
+    nearest = int(np.argmin(ratio))
+    if not np.isfinite(ratio[nearest]):
+        return
+    largest = float(np.abs(blocks.block(nearest)).max())
+    far = ratio[nearest] > _FAR and largest > _BONDED
+    if ratio[nearest] < MIN_DISTANCE_FRACTION or far:
+        a, b = (f"{symbol(int(structure.numbers[k[nearest]]))} {k[nearest]}" for k in (i, j))
+        raise HamnetError(
+            f"{a} and {b}, the nearest neighbours, are {np.linalg.norm(bond[nearest]):.3f} A apart,"
+            f" {ratio[nearest]:.2f} of their covalent radii, with an overlap of {largest:.2f}: are "
+            "the lengths in another unit?"
         )
 
 
