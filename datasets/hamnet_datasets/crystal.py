@@ -31,9 +31,11 @@ Block = tuple[int, int, int, int, int]
 
 MIN_COSINE = 0.999
 _MIN_COLUMN = 1e-3
-_FAR, _BONDED = 1.6, 0.6
-"""Bonds taken for Angstrom where they are Bohr are 1.9 covalent radii long and overlap as at one
-(largest element of def2-SVP: C-H 0.77); rare gases reach 0.5 there in diffuse bases."""
+_FAR, _BONDED = 1.6, 0.4
+"""Bonds taken for Angstrom where they are Bohr are 1.9 covalent radii long and overlap as at one:
+the largest element is 0.41 (Al, gth-dzvp-molopt-sr) to 0.70 (O-H) in the bases tried."""
+_LONG_ANYWAY = frozenset({1, 2, 10, 18, 36, 54, 86})
+"""Rare gases overlap by up to 0.5 in diffuse bases, and stretched hydrogen too."""
 _HERMITIAN = 1e-4
 """Hartree (and the same for S): the two directions of a pair may differ by the file's precision."""
 
@@ -250,7 +252,8 @@ def _check_lengths(blocks: HamiltonianBlocks, structure: Structure) -> None:
     if not np.isfinite(ratio[nearest]):
         return
     largest = float(np.abs(blocks.block(nearest)).max())
-    far = ratio[nearest] > _FAR and largest > _BONDED
+    bonds = not {int(structure.numbers[k[nearest]]) for k in (i, j)} <= _LONG_ANYWAY
+    far = bonds and ratio[nearest] > _FAR and largest > _BONDED
     if ratio[nearest] < MIN_DISTANCE_FRACTION or far:
         a, b = (f"{symbol(int(structure.numbers[k[nearest]]))} {k[nearest]}" for k in (i, j))
         raise HamnetError(
