@@ -98,7 +98,7 @@ def test_qh9_goes_out_and_comes_back(tmp_path, b3lyp5):
     write_qh9(tmp_path / "QH9.db", b3lyp5)
     hamnet("data", "import", "qh9", tmp_path / "QH9.db", "-o", tmp_path / "a.h5", *OPTIONS)
     run = hamnet("data", "export", tmp_path / "a.h5", "--to", "qh9", "-o", tmp_path / "b.db")
-    assert run.stdout.endswith("b.db: 2 records\n")
+    assert run.stdout.endswith("b.db: 2 of 2 records\n")
     with closing(sqlite3.connect(tmp_path / "b.db")) as database:
         key, n, z, pos, ham = database.execute("select * from data where id = 1").fetchone()
     assert (key, n, np.frombuffer(z, np.int32).tolist()) == (1, 3, [8, 1, 1])

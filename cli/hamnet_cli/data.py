@@ -193,14 +193,14 @@ def split(
 def export(
     file: Annotated[Path, typer.Argument(help="A dataset.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="New file or folder.")],
-    to: Annotated[str, typer.Option(help="npz, qh9, deeph or deeptb.")],
+    to: Annotated[str, typer.Option("--format", "--to", help="npz, qh9, deeph or deeptb.")],
     subset: Annotated[str, typer.Option(help="all, train, validation or test.")] = "all",
 ) -> None:
     """Write a dataset in another format: npz, QH9 SQLite, DeepH's new layout, DeePTB.
 
-    Example: hamnet data export water.h5 --to deeph -o dft
+    Example: hamnet data export water.h5 --format deeph -o dft
     """
     from hamnet_datasets.export import export as write
 
-    n = write(file, out, to, subset)
-    typer.echo(f"{out}: {n} records")
+    written = write(file, out, to, subset)
+    typer.echo(f"{out}: {written.n_written} of {written.n_records} records")

@@ -87,7 +87,10 @@ def npz(
     out: Out,
     xc: Annotated[str, typer.Option(help="Functional, if the file does not say it.")] = "",
     basis: Annotated[str, typer.Option(help="Basis set, if the file does not say it.")] = "",
-    grid: Annotated[int, typer.Option(min=0, max=9, help="PySCF's grid level.")] = 3,
+    grid: Annotated[
+        int | None,
+        typer.Option(min=0, max=9, help="PySCF's grid level; default: the file's, or 3."),
+    ] = None,
     order: Order = "pyscf",
     split: Annotated[
         str | None, typer.Option(help="Numbers of train, validation and test frames: 200,50,50.")

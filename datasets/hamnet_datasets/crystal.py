@@ -8,9 +8,11 @@ and cell shifts to account at once.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase.data import covalent_radii
+from numpy.typing import NDArray
 from scipy.special import sph_harm_y
 
 from hamnet.basis import AO_ORDERS, OrbitalBasis, ao_order
@@ -59,6 +61,17 @@ class BlockFrame:
     shells: Mapping[int, tuple[int, ...]]
     origin: str
     group: str = ""
+
+
+def real_block(values: NDArray[Any]) -> FloatArray:
+    """Return a block of a file in double precision.
+
+    Raises:
+        HamnetError: it is complex.
+    """
+    if np.iscomplexobj(values):
+        raise HamnetError("complex blocks: hamnet has no spinors yet")
+    return np.asarray(values, dtype=float)
 
 
 def import_blocks(

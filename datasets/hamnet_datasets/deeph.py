@@ -25,7 +25,7 @@ from hamnet.errors import HamnetError
 from hamnet.interop.ase import from_atoms, to_atoms
 from hamnet.structure import FloatArray, Structure, atomic_number, symbol
 from hamnet.units import HARTREE_TO_EV
-from hamnet_datasets.crystal import Block, BlockFrame, import_blocks
+from hamnet_datasets.crystal import Block, BlockFrame, import_blocks, real_block
 from hamnet_datasets.dense import DEFAULT_OPTIONS, ImportOptions
 from hamnet_datasets.jobs import Report
 
@@ -141,7 +141,7 @@ def _legacy_blocks(path: Path) -> dict[Block, FloatArray]:
         found: dict[Block, FloatArray] = {}
         for name, data in file.items():
             r1, r2, r3, i, j = json.loads(name)
-            found[r1, r2, r3, i - 1, j - 1] = np.asarray(data[()], dtype=float)
+            found[r1, r2, r3, i - 1, j - 1] = real_block(data[()])
     return found
 
 
@@ -165,7 +165,7 @@ def _new_blocks(path: Path) -> dict[Block, FloatArray]:
         shapes, entries = file["chunk_shapes"][()], file["entries"][()]
     found: dict[Block, FloatArray] = {}
     for k, (r1, r2, r3, i, j) in enumerate(pairs.tolist()):
-        block = np.asarray(entries[cuts[k] : cuts[k + 1]], dtype=float)
+        block = real_block(entries[cuts[k] : cuts[k + 1]])
         found[r1, r2, r3, i, j] = block.reshape(shapes[k])
     return found
 

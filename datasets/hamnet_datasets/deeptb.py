@@ -10,6 +10,7 @@ both are read.
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 import h5py
@@ -22,8 +23,8 @@ from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.structure import FloatArray, Structure, atomic_number, symbol
 from hamnet.units import HARTREE_TO_EV
-from hamnet_datasets.crystal import Block, BlockFrame, import_blocks
-from hamnet_datasets.deeph import both_directions, in_a_box
+from hamnet_datasets.crystal import Block, BlockFrame, import_blocks, real_block
+from hamnet_datasets.deeph import both_directions
 from hamnet_datasets.dense import DEFAULT_OPTIONS, ImportOptions
 from hamnet_datasets.jobs import Report
 
@@ -56,8 +57,26 @@ def import_deeptb(
     found = sorted({p.parent for n in ("hamiltonians.h5", "hamiltonian.h5") for p in path.rglob(n)})
     if not found:
         raise HamnetError(f"{path} holds no hamiltonians.h5: is it DeePTB's layout?")
-    frames = [frame for folder in found for frame in _frames(folder, orbitals)][: options.limit]
-    return import_blocks(frames, out, level, order, total=len(frames), source=path, options=options)
+    total = sum(_count(folder) for folder in found)
+    frames = (frame for folder in found for frame in _frames(folder, orbitals))
+    return import_blocks(
+        islice(frames, options.limit),
+        out,
+        level,
+        order,
+        total=min(total, options.limit or total),
+        source=path,
+        options=options,
+    )
+
+
+def _count(folder: Path) -> int:
+    """Return the number of frames in a folder; 1, the failure, if it cannot be read."""
+    try:
+        with h5py.File(_either(folder, "hamiltonians.h5"), "r") as file:
+            return len(file)
+    except OSError:
+        return 1
 
 
 def _frames(folder: Path, orbitals: str) -> Iterator[BlockFrame | Failure]:
@@ -69,11 +88,13 @@ def _frames(folder: Path, orbitals: str) -> Iterator[BlockFrame | Failure]:
         yield Failure(str(folder), "read", f"{type(error).__name__}: {error}")
 
 
-def _read(folder: Path, orbitals: str) -> Iterator[BlockFrame]:
+def _read(folder: Path, orbitals: str) -> Iterator[BlockFrame | Failure]:
     numbers = np.loadtxt(_either(folder, "atomic_numbers.dat"), dtype=int, ndmin=1)
     positions = np.loadtxt(_either(folder, "positions.dat"), ndmin=2).reshape(-1, len(numbers), 3)
     cells = np.loadtxt(folder / "cell.dat").reshape(-1, 3, 3)
-    pbc = np.loadtxt(folder / "pbc.dat").astype(bool) if (folder / "pbc.dat").exists() else True
+    has_pbc = (folder / "pbc.dat").exists()
+    pbc = np.broadcast_to(np.loadtxt(folder / "pbc.dat").astype(bool) if has_pbc else True, 3)
+    cells = cells if pbc.any() else np.zeros_like(cells)
     shells = _shells(folder, orbitals)
     with (
         h5py.File(_either(folder, "hamiltonians.h5"), "r") as h,
@@ -83,17 +104,21 @@ def _read(folder: Path, orbitals: str) -> Iterator[BlockFrame]:
         if len(names) != len(positions):
             raise HamnetError(f"{len(positions)} geometries, but {len(names)} Hamiltonians")
         for k, name in enumerate(names):
+            origin = f"{folder}, frame {name}"
+            try:
+                cell = cells[k if len(cells) > 1 else 0]
+                structure = Structure(numbers, positions[k], cell=cell, pbc=pbc)
+                hamiltonian = _blocks(h[name])
+                overlap = _blocks(s[name])
+            except (HamnetError, OSError, KeyError, ValueError) as error:
+                yield Failure(origin, "read", str(error))
+                continue
             yield BlockFrame(
-                Structure(
-                    numbers,
-                    positions[k],
-                    cell=cells[k if len(cells) > 1 else 0],
-                    pbc=np.broadcast_to(pbc, 3),
-                ),
-                {key: v[None] / HARTREE_TO_EV for key, v in _blocks(h[name]).items()},
-                _blocks(s[name]),
+                structure,
+                {key: v[None] / HARTREE_TO_EV for key, v in hamiltonian.items()},
+                overlap,
                 shells,
-                f"{folder}, frame {name}",
+                origin,
                 group=folder.name,
             )
 
@@ -106,7 +131,7 @@ def _either(folder: Path, name: str) -> Path:
 
 
 def _blocks(group: h5py.Group) -> dict[Block, FloatArray]:
-    found = {tuple(map(int, key.split("_"))): np.asarray(v[()], float) for key, v in group.items()}
+    found = {tuple(map(int, key.split("_"))): real_block(v[()]) for key, v in group.items()}
     first = min(min(key[:2]) for key in found)  # counted from 0 or from 1
     return {(k[2], k[3], k[4], k[0] - first, k[1] - first): v for k, v in found.items()}
 
@@ -142,7 +167,9 @@ def _one(text: str) -> tuple[int, ...]:
 
 
 def export_deeptb(store: Store, out: Path, indices: list[int]) -> int:
-    """Write records as dftio does, a folder for every formula, single precision.
+    """Write records as dftio does, a folder for every system, single precision.
+
+    A molecule has the periodicity 0 0 0 and no cell, as dftio writes it from Gaussian.
 
     Returns:
         The number of records written.
@@ -153,7 +180,9 @@ def export_deeptb(store: Store, out: Path, indices: list[int]) -> int:
     """
     systems: dict[tuple[int, ...], list[int]] = {}
     for index in indices:
-        systems.setdefault(tuple(store.numbers(index).tolist()), []).append(index)
+        structure = store.structure(index)
+        key = (*structure.pbc.tolist(), *structure.numbers.tolist())
+        systems.setdefault(key, []).append(index)
     for number, members in enumerate(systems.values()):
         folder = out / f"{store.structure(members[0]).formula}.{number}"
         folder.mkdir(parents=True)
@@ -162,7 +191,7 @@ def export_deeptb(store: Store, out: Path, indices: list[int]) -> int:
 
 
 def _write(store: Store, folder: Path, members: list[int]) -> None:
-    structures = [in_a_box(store.structure(k)) for k in members]
+    structures = [store.structure(k) for k in members]
     numbers = structures[0].numbers
     np.savetxt(folder / "positions.dat", np.concatenate([s.positions for s in structures]))
     np.savetxt(folder / "cell.dat", np.concatenate([s.cell for s in structures]))

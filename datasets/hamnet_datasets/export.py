@@ -1,8 +1,11 @@
 """Records in other people's formats; what is written is what the importers read."""
 
+import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,20 @@ from hamnet_datasets.deeph import export_deeph
 from hamnet_datasets.deeptb import export_deeptb
 
 
-def export(path: str | Path, out: str | Path, target: str, subset: str = "all") -> int:
+@dataclass(frozen=True)
+class Exported:
+    """What an export has done.
+
+    Attributes:
+        n_written: records written.
+        n_records: records of the dataset.
+    """
+
+    n_written: int
+    n_records: int
+
+
+def export(path: str | Path, out: str | Path, target: str, subset: str = "all") -> Exported:
     """Write the records of a dataset in another format.
 
     Args:
@@ -27,9 +43,6 @@ def export(path: str | Path, out: str | Path, target: str, subset: str = "all") 
         out: file (``npz``, ``qh9``) or new folder (``deeph``, ``deeptb``).
         target: a key of `EXPORTERS`.
         subset: ``all``, or one of the stored split.
-
-    Returns:
-        The number of records written.
 
     Raises:
         HamnetError: unknown format or subset, records that the format cannot hold, ``out`` exists.
@@ -43,7 +56,7 @@ def export(path: str | Path, out: str | Path, target: str, subset: str = "all") 
         indices = look_up("subset", subset, subsets).tolist()
         if not indices:
             raise HamnetError(f"{path} holds no records in '{subset}'")
-        return write(store, out, indices)
+        return Exported(write(store, out, indices), len(store))
 
 
 def _export_npz(store: Store, out: Path, indices: list[int]) -> int:
@@ -66,6 +79,7 @@ def _export_npz(store: Store, out: Path, indices: list[int]) -> int:
             eps=np.array([r.orbital_energies[0] for r in records]),
             xc=store.level.xc,
             basis=store.level.basis,
+            level=store.level.model_dump_json(),
         )
     return len(records)
 
@@ -108,10 +122,28 @@ def _pyscf(record: Record, store: Store, name: str) -> FloatArray:
     return from_hamnet_order(matrix, store.basis, record.structure.numbers, "pyscf")
 
 
-EXPORTERS: Mapping[str, Callable[[Store, Path, list[int]], int]] = {
+Write = Callable[[Store, Path, list[int]], int]
+
+
+def _in_one_piece(write: Write) -> Write:
+    """Let a folder appear under its name only when it is complete."""
+
+    def written(store: Store, out: Path, indices: list[int]) -> int:
+        partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
+        try:
+            n = write(store, partial, indices)
+            partial.rename(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return n
+
+    return written
+
+
+EXPORTERS: Mapping[str, Write] = {
     "npz": _export_npz,
     "qh9": _export_qh9,
-    "deeph": export_deeph,
-    "deeptb": export_deeptb,
+    "deeph": _in_one_piece(export_deeph),
+    "deeptb": _in_one_piece(export_deeptb),
 }
 """Formats that datasets can be written in."""

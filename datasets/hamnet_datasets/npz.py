@@ -1,8 +1,9 @@
 """Import of plain NumPy files: geometries with Hamiltonians and overlaps as dense matrices.
 
 Keys: ``Z [N]`` or ``[F, N]``, ``R [F, N, 3]``, ``H [F, n, n]`` in Hartree, ``S [F, n, n]``, and
-optionally ``eps [F, n]`` in Hartree, ``xc``, ``basis``. Nothing is believed: unit and orbital order
-are proven by computing S again, the level of theory by building the Fock matrix of H's own density.
+optionally ``eps [F, n]`` in Hartree, ``xc``, ``basis`` and ``level`` (JSON, as `hamnet data export`
+writes it). Nothing is believed: unit and orbital order are proven by computing S again, the level
+of theory by building the Fock matrix of H's own density.
 """
 
 import zipfile
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from hamnet.data.failure import Failure
 from hamnet.data.level import LevelOfTheory
@@ -34,7 +36,7 @@ def import_npz(
     *,
     xc: str = "",
     basis: str = "",
-    grid_level: int = 3,
+    grid_level: int | None = None,
     order: str = "pyscf",
     split: Sequence[int] | None = None,
     options: ImportOptions = DEFAULT_OPTIONS,
@@ -46,7 +48,8 @@ def import_npz(
         out: the store to write.
         xc: functional; by default the file's own.
         basis: basis set; by default the file's own.
-        grid_level: PySCF's quadrature grid with which the labels were made.
+        grid_level: PySCF's quadrature grid with which the labels were made; by default the file's
+            own, or 3.
         order: orbital order of the file, a key of `hamnet.basis.AO_ORDERS`.
         split: numbers of training, validation and test frames, in the order of the file.
         options: references, workers, card.
@@ -57,11 +60,7 @@ def import_npz(
     """
     path = Path(path)
     data = _load(path)
-    level = LevelOfTheory(
-        xc=_setting(data, "xc", xc, path),
-        basis=_setting(data, "basis", basis, path),
-        grid_level=grid_level,
-    )
+    level = _level(data, path, xc, basis, grid_level)
     frames = _tasks(data, path, split)[: options.limit]
     readable = [frame for frame in frames if isinstance(frame, MatrixTask)]
     if not readable:
@@ -91,6 +90,24 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
             f"{path}: not a readable .npz file of plain arrays ({error}); pickled objects are "
             "never loaded"
         ) from error
+
+
+def _level(
+    data: Mapping[str, NDArray[Any]], path: Path, xc: str, basis: str, grid_level: int | None
+) -> LevelOfTheory:
+    """Return the level of theory that the file carries, changed by what was given."""
+    if "level" in data and not xc and not basis and grid_level is None:
+        try:
+            return LevelOfTheory.model_validate_json(str(data["level"]))
+        except ValidationError as error:
+            raise HamnetError(
+                f"{path}: its level of theory cannot be read: give --xc and --basis ({error})"
+            ) from error
+    return LevelOfTheory(
+        xc=_setting(data, "xc", xc, path),
+        basis=_setting(data, "basis", basis, path),
+        grid_level=3 if grid_level is None else grid_level,
+    )
 
 
 def _setting(data: Mapping[str, NDArray[Any]], key: str, given: str, path: Path) -> str:
