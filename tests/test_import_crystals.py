@@ -268,7 +268,7 @@ def test_a_crystal_goes_out_and_comes_back(tmp_path):
     one = Store.open(tmp_path / "a.h5")[0]
     for target, tolerance in (("deeph", 1e-12), ("deeptb", 1e-6)):
         out = tmp_path / f"to-{target}"
-        sent = ["data", "export", str(tmp_path / "a.h5"), "--to", target, "-o", str(out)]
+        sent = ["data", "export", str(tmp_path / "a.h5"), "--format", target, "-o", str(out)]
         assert CliRunner().invoke(app, sent).exit_code == 0
         assert run([target], out, tmp_path / f"{target}.h5").exit_code == 0
         two = Store.open(tmp_path / f"{target}.h5")[0]

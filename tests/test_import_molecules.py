@@ -97,7 +97,7 @@ def test_qh9_of_another_functional_is_refused_and_then_named(tmp_path, water_rec
 def test_qh9_goes_out_and_comes_back(tmp_path, b3lyp5):
     write_qh9(tmp_path / "QH9.db", b3lyp5)
     hamnet("data", "import", "qh9", tmp_path / "QH9.db", "-o", tmp_path / "a.h5", *OPTIONS)
-    run = hamnet("data", "export", tmp_path / "a.h5", "--to", "qh9", "-o", tmp_path / "b.db")
+    run = hamnet("data", "export", tmp_path / "a.h5", "--format", "qh9", "-o", tmp_path / "b.db")
     assert run.stdout.endswith("b.db: 2 of 2 records\n")
     with closing(sqlite3.connect(tmp_path / "b.db")) as database:
         key, n, z, pos, ham = database.execute("select * from data where id = 1").fetchone()
@@ -108,15 +108,15 @@ def test_qh9_goes_out_and_comes_back(tmp_path, b3lyp5):
     np.testing.assert_allclose(
         np.frombuffer(ham).reshape(24, 24), dense(b3lyp5[1], "hamiltonian"), atol=1e-9
     )
-    run = hamnet("data", "export", tmp_path / "a.h5", "--to", "npz", "-o", tmp_path / "b.npz")
+    run = hamnet("data", "export", tmp_path / "a.h5", "--format", "npz", "-o", tmp_path / "b.npz")
     assert run.exit_code == 0
     run = hamnet("data", "import", "npz", tmp_path / "b.npz", "-o", tmp_path / "b.h5", *OPTIONS)
     assert run.exit_code == 0, run.stderr
     one, two = Store.open(tmp_path / "a.h5"), Store.open(tmp_path / "b.h5")
     assert one.ids == two.ids
     np.testing.assert_allclose(two[0].hamiltonian, one[0].hamiltonian, atol=1e-14)
-    assert hamnet("data", "export", tmp_path / "a.h5", "--to", "qh", "-o", "c").exit_code == 1
-    again = hamnet("data", "export", tmp_path / "a.h5", "--to", "qh9", "-o", tmp_path / "b.db")
+    assert hamnet("data", "export", tmp_path / "a.h5", "--format", "qh", "-o", "c").exit_code == 1
+    again = hamnet("data", "export", tmp_path / "a.h5", "--format", "qh9", "-o", tmp_path / "b.db")
     assert "b.db exists" in again.stderr
 
 
