@@ -315,7 +315,7 @@ def abacus(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """ABACUS csr, old and new header: Rydberg, Bohr, m = 0, 1, -1, ... with sign (-1)^m.
+    """ABACUS csr, old and new header: Rydberg, Angstrom, m = 0, 1, -1, ... with sign (-1)^m.
 
     Example: hamnet data import abacus OUT.ABACUS -o silicon.h5 --orbitals Si=2s2p1d
     """
