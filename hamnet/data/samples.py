@@ -94,7 +94,16 @@ def record_target(record: Record, reference: str) -> Tensor:
 def record_sample(
     record: Record, basis: OrbitalBasis, cutoffs: tuple[float, float], reference: str
 ) -> Sample:
-    """Return a labelled record as a sample; see `make_sample` and `record_target`."""
+    """Return a labelled record as a sample; see `make_sample` and `record_target`.
+
+    Raises:
+        HamnetError: a crystal; see also `record_target`.
+    """
+    if record.structure.is_periodic:
+        raise HamnetError(
+            f"record {record.id} ({record.origin}) is periodic: crystals can be imported, checked, "
+            "split and exported, but models learn molecules only"
+        )
     target = record_target(record, reference)
     return make_sample(record.structure, record.layout, basis, cutoffs, target)
 
