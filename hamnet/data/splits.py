@@ -170,14 +170,12 @@ def _sizes(store: Store) -> list[int]:
 SPLITS: Mapping[str, Callable[[Store, Sequence[float], int], dict[str, IntArray]]] = {
     "group": lambda store, fractions, seed: split_by_group(store.groups, fractions, seed),
     "random": lambda store, fractions, seed: split_at_random(len(store), fractions, seed),
-    "size": lambda store, fractions, seed: split_by_size(
-        np.diff(store.column("offsets/atoms")).tolist()
-    ),
+    "size": lambda store, fractions, seed: split_by_size(_sizes(store)),
     "molecule": lambda store, fractions, seed: split_molecules(store.groups, fractions, seed),
     "geometry": lambda store, fractions, seed: split_geometries(store.groups, fractions, seed),
 }
-"""Ways to split a store. QH9-Stable's are random (seed 43) and size, exactly; QH9-Dynamic's are of
-the kind of molecule and geometry."""
+"""Ways to split a store. QH9-Stable's are random and size, QH9-Dynamic's molecule and geometry, with
+seed 43, as its public loader makes them."""
 
 
 def _check_fractions(fractions: Sequence[float]) -> np.ndarray:
