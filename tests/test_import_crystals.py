@@ -13,10 +13,12 @@ import pytest
 from pyscf import gto
 from typer.testing import CliRunner
 
+from hamnet.basis import OrbitalBasis, ao_order
 from hamnet.blocks import to_k
 from hamnet.data.store import Store
 from hamnet.units import BOHR_TO_ANGSTROM, HARTREE_TO_EV
 from hamnet_cli.app import app
+from hamnet_datasets.crystal import real_harmonics
 
 NUMBERS = [6, 1, 1]
 CELL = np.array([[3.1, 0.2, 0.1], [0.4, 9.0, 0.3], [-0.2, 0.5, 8.0]])
@@ -345,3 +347,20 @@ def test_training_on_crystals_is_refused_by_name(tmp_path):
     answer = CliRunner().invoke(app, [*train, "target.reference=none"])
     assert answer.exit_code == 1
     assert "models learn molecules only" in answer.stderr
+
+
+def test_harmonics_and_orders_hold_for_f_shells():
+    mole = gto.M(atom="He 0.3 -0.2 0.5; C 1.0 0.7 -0.4", basis="cc-pvtz", verbose=0)
+    f = [k for k, label in enumerate(mole.ao_labels()) if "C 4f" in label]
+    column = mole.intor("int1e_ovlp")[0, f]  # <1s of He|f of C>, PySCF's m = -3..3
+    bond = mole.atom_coord(1) - mole.atom_coord(0)
+    harmonics = real_harmonics(3, bond)
+    assert abs(column @ harmonics) / np.linalg.norm(column) / np.linalg.norm(
+        harmonics
+    ) == pytest.approx(1, abs=1e-12)
+    basis = OrbitalBasis("", {6: (3,)}, {6: ""})
+    by_m = dict(zip(range(-3, 4), column, strict=True))
+    for order, sign in (("openmx", 1), ("abacus", -1)):  # both write m = 0, 1, -1, 2, -2, 3, -3
+        written = np.array([sign**m * by_m[m] for m in (0, 1, -1, 2, -2, 3, -3)])
+        perm, signs = ao_order(basis, np.array([6]), order)
+        np.testing.assert_allclose(signs * written[perm], column, atol=1e-15)

@@ -279,33 +279,56 @@ def _check_lengths(blocks: HamiltonianBlocks, structure: Structure) -> None:
 def _worst_cosine(
     blocks: HamiltonianBlocks, basis: OrbitalBasis, structure: Structure
 ) -> tuple[float, str]:
-    worst, where = 1.0, ""
-    for k, pair in enumerate(blocks.layout.atom_pairs):
-        i, j = int(pair[3]), int(pair[4])
-        bond = structure.positions[j] + pair[:3] @ structure.cell - structure.positions[i]
-        if np.linalg.norm(bond) < 1e-6:
+    """Return the smallest ``|cos|`` between ``<s|l m>`` and ``Y_lm`` of the bond, and its pair."""
+    pairs, starts = blocks.layout.atom_pairs, blocks.layout.boundaries
+    i, j = pairs[:, 3], pairs[:, 4]
+    bond = structure.positions[j] + pairs[:, :3] @ structure.cell - structure.positions[i]
+    apart = np.linalg.norm(bond, axis=1) > 1e-6
+    harmonics = [real_harmonics(l, bond[apart]) for l in range(basis.l_max + 1)]  # (P', 2l+1)
+    place = np.cumsum(apart) - 1  # of each pair among those
+    kinds = np.stack([structure.numbers[i], structure.numbers[j]], axis=1)
+    worst, found = 1.0, -1
+    for one, two in np.unique(kinds, axis=0).tolist():
+        members = np.flatnonzero(apart & (kinds == (one, two)).all(axis=1))
+        if len(members) == 0:
             continue
-        block = blocks.block(k)
-        for one, two, matrix in ((i, j, block), (j, i, block.T)):
-            shells = basis.of(int(structure.numbers[one])), basis.of(int(structure.numbers[two]))
-            for s_row in _s_rows(shells[0]):
-                column = 0
-                for l in shells[1]:
-                    found = matrix[s_row, column : column + 2 * l + 1]
-                    column += 2 * l + 1
-                    size = float(np.linalg.norm(found))
-                    if l == 0 or size < _MIN_COLUMN:
-                        continue
-                    expected = real_harmonics(l, bond)
-                    cosine = abs(float(found @ expected)) / size / float(np.linalg.norm(expected))
-                    if cosine < worst:
-                        worst = cosine
-                        names = (
-                            symbol(int(structure.numbers[one])),
-                            symbol(int(structure.numbers[two])),
-                        )
-                        where = f"{names[0]} {one} - {names[1]} {two}, cell {pair[:3].tolist()}"
-    return worst, where
+        n, m = basis.n_orbitals(one), basis.n_orbitals(two)
+        entries = blocks.entries[starts[members][:, None] + np.arange(n * m)]
+        matrices = entries.reshape(-1, n, m)
+        for rows, columns, block in (
+            (basis.of(one), basis.of(two), matrices),
+            (basis.of(two), basis.of(one), matrices.swapaxes(1, 2)),
+        ):
+            cosine = _cosines(block, rows, columns, [y[place[members]] for y in harmonics])
+            k = int(np.argmin(cosine))
+            if cosine[k] < worst:
+                worst, found = float(cosine[k]), int(members[k])
+    if found < 0:
+        return worst, ""
+    a, b = (f"{symbol(int(structure.numbers[k[found]]))} {k[found]}" for k in (i, j))
+    return worst, f"{a} - {b}, cell {pairs[found, :3].tolist()}"
+
+
+def _cosines(
+    matrices: FloatArray,
+    rows: tuple[int, ...],
+    columns: tuple[int, ...],
+    harmonics: list[FloatArray],
+) -> FloatArray:
+    """Return the smallest ``|cos|`` of each block ``[P, n, m]``; 1 where nothing overlaps."""
+    smallest = np.ones(len(matrices))
+    start = 0
+    for l in columns:
+        part = matrices[:, _s_rows(rows), start : start + 2 * l + 1]  # (P, s shells, 2l+1)
+        start += 2 * l + 1
+        if l == 0 or part.shape[1] == 0:
+            continue
+        size = np.linalg.norm(part, axis=2)
+        y = harmonics[l] / np.linalg.norm(harmonics[l], axis=1, keepdims=True)
+        along = np.abs(np.einsum("psm,pm->ps", part, y))
+        cosine = np.where(size < _MIN_COLUMN, 1.0, along / np.maximum(size, _MIN_COLUMN))
+        smallest = np.minimum(smallest, cosine.min(axis=1))
+    return smallest
 
 
 def _s_rows(shells: tuple[int, ...]) -> list[int]:
@@ -313,13 +336,13 @@ def _s_rows(shells: tuple[int, ...]) -> list[int]:
     return [int(start) for start, l in zip(starts, shells, strict=False) if l == 0]
 
 
-def real_harmonics(l: int, direction: FloatArray) -> FloatArray:
-    """Return ``Y_lm`` of a direction, m = -l..l, without Condon-Shortley sign, ``[2l + 1]``."""
-    x, y, z = direction / np.linalg.norm(direction)
+def real_harmonics(l: int, directions: FloatArray) -> FloatArray:
+    """Return ``Y_lm`` of directions ``[..., 3]``, m = -l..l, without Condon-Shortley sign."""
+    x, y, z = np.moveaxis(directions / np.linalg.norm(directions, axis=-1, keepdims=True), -1, 0)
     theta, phi = np.arccos(np.clip(z, -1, 1)), np.arctan2(y, x)
-    values = np.empty(2 * l + 1)
+    values = np.empty((*x.shape, 2 * l + 1))
     for m in range(l + 1):
         complex_one = (-1) ** m * sph_harm_y(l, m, theta, phi)
-        values[l + m] = complex_one.real * (np.sqrt(2) if m else 1)
-        values[l - m] = complex_one.imag * np.sqrt(2) if m else complex_one.real
+        values[..., l + m] = complex_one.real * (np.sqrt(2) if m else 1)
+        values[..., l - m] = complex_one.imag * np.sqrt(2) if m else complex_one.real
     return values

@@ -174,8 +174,8 @@ SPLITS: Mapping[str, Callable[[Store, Sequence[float], int], dict[str, IntArray]
     "molecule": lambda store, fractions, seed: split_molecules(store.groups, fractions, seed),
     "geometry": lambda store, fractions, seed: split_geometries(store.groups, fractions, seed),
 }
-"""Ways to split a store. QH9-Stable's are random and size, QH9-Dynamic's molecule and geometry, with
-seed 43, as its public loader makes them."""
+"""Ways to split a store. With seed 43, QH9-Stable's are random and size, QH9-Dynamic's molecule and
+geometry, as its public loader makes them."""
 
 
 def _check_fractions(fractions: Sequence[float]) -> np.ndarray:
