@@ -188,7 +188,8 @@ def _entries(
     blocks: Mapping[Block, FloatArray], layout: PairLayout, n_spin: int, name: str
 ) -> FloatArray:
     """Return flat entries ``[n_spin, n_entries]``; pairs that the file does not have are zero."""
-    entries = np.zeros((n_spin, int(layout.boundaries[-1])))
+    boundaries = layout.boundaries
+    entries = np.zeros((n_spin, int(boundaries[-1])))
     for k, (pair, shape) in enumerate(zip(layout.atom_pairs.tolist(), layout.shapes, strict=True)):
         key = (pair[0], pair[1], pair[2], pair[3], pair[4])
         mine, other = blocks.get(key), blocks.get(_partner(key))
@@ -207,7 +208,7 @@ def _entries(
             gap = float(np.abs(mine - other).max())
             if not gap <= _HERMITIAN:
                 raise HamnetError(f"{name} is not Hermitian: block {key} differs by {gap:.1e}")
-        start, stop = layout.boundaries[k : k + 2]
+        start, stop = boundaries[k : k + 2]
         entries[:, start:stop] = block.reshape(n_spin, -1)
     return entries
 

@@ -244,9 +244,10 @@ def in_a_box(structure: Structure) -> Structure:
 def both_directions(blocks: HamiltonianBlocks) -> dict[Block, FloatArray]:
     """Return every block of a real matrix and its partner, first spin channel."""
     found: dict[Block, FloatArray] = {}
+    entries = blocks.entries.reshape(-1, blocks.entries.shape[-1])[0]
+    boundaries, shapes = blocks.layout.boundaries, blocks.layout.shapes
     for k, (r1, r2, r3, i, j) in enumerate(blocks.layout.atom_pairs.tolist()):
-        block = blocks.block(k)
-        block = block[0] if block.ndim == 3 else block
+        block = entries[boundaries[k] : boundaries[k + 1]].reshape(shapes[k])
         found[r1, r2, r3, i, j] = block
         found[-r1, -r2, -r3, j, i] = block.T
     return found
