@@ -25,8 +25,12 @@ from hamnet.training.run import choose_split, train
 from hamnet_datasets.jobs import Options, label_recipe
 from hamnet_datasets.recipes import load_recipe
 
-RECIPES = {"water": "water-pbe-svp"}
-"""Tasks whose labels a shipped recipe makes."""
+RECIPES = {
+    "water": ("water-pbe-svp", 300),
+    "water-gauss": ("water-gauss-pbe-svp", None),
+    "ethanol-gauss": ("ethanol-gauss-b3lyp-svp", None),
+}
+"""Tasks: the shipped recipe that makes the labels, and how many frames of it."""
 
 
 def main() -> None:
@@ -50,14 +54,14 @@ def _options() -> argparse.Namespace:
     if options.quick:
         options.minutes = min(options.minutes, 0.5)
     if options.data is None:
-        options.data = _labels(look_up("task", options.task, RECIPES), options.quick)
+        recipe, n_frames = look_up("task", options.task, RECIPES)
+        options.data = _labels(recipe, 60 if options.quick else n_frames)
     return options
 
 
-def _labels(recipe: str, quick: bool) -> Path:
+def _labels(recipe: str, n_frames: int | None) -> Path:
     """Return the labels of a recipe, made if absent."""
-    n_frames = 60 if quick else 300
-    path = Path(__file__).parent / "data" / f"{recipe}-{n_frames}.h5"
+    path = Path(__file__).parent / "data" / f"{recipe}-{n_frames or 'all'}.h5"
     path.parent.mkdir(exist_ok=True)
     label_recipe(load_recipe(recipe), path, options=Options(limit=n_frames))
     return path

@@ -170,7 +170,9 @@ class Store:
             return name, self._per_frame(name), None
         rows = file[name]
         start = rows.id.get_offset()
-        if start is not None:  # it lies in one piece: mapped into memory
+        if not rows.size:  # nothing on the disk, so nothing to map
+            rows = rows[()]
+        elif start is not None:  # it lies in one piece: mapped into memory
             rows = np.memmap(self.path, rows.dtype, "r", start, rows.shape).view(np.ndarray)
         return name, rows, array("q", self._offsets[counter].tobytes())
 
