@@ -55,7 +55,7 @@ def _options() -> argparse.Namespace:
         options.minutes = min(options.minutes, 0.5)
     if options.data is None:
         recipe, n_frames = look_up("task", options.task, RECIPES)
-        options.data = _labels(recipe, 60 if options.quick else n_frames)
+        options.data = _labels(recipe, 60 if options.quick and n_frames else n_frames)
     return options
 
 
