@@ -33,6 +33,23 @@ VACUUM = 20.0
 """Angstrom around a molecule, which these formats put into a box."""
 
 
+def _import(
+    path: Path,
+    name: str,
+    read: Callable[[Path], BlockFrame],
+    out: str | Path,
+    level: LevelOfTheory,
+    order: str,
+    options: ImportOptions,
+) -> Report:
+    """Convert every folder that holds a file of that name."""
+    folders = folders_with(path, name, options.limit)
+    frames = (read_or_fail(read, folder) for folder in folders)
+    return import_blocks(
+        frames, out, level, order, total=len(folders), source=path, options=options
+    )
+
+
 def import_deeph_legacy(
     path: str | Path,
     out: str | Path,
@@ -46,16 +63,7 @@ def import_deeph_legacy(
     Raises:
         HamnetError: no such folder, nothing in it; see also `import_blocks`.
     """
-    folders = folders_with(Path(path), "hamiltonians.h5", options.limit)
-    return import_blocks(
-        (read_or_fail(_legacy, f) for f in folders),
-        out,
-        level,
-        order,
-        total=len(folders),
-        source=Path(path),
-        options=options,
-    )
+    return _import(Path(path), "hamiltonians.h5", _legacy, out, level, order, options)
 
 
 def import_deeph(
@@ -71,16 +79,7 @@ def import_deeph(
     Raises:
         HamnetError: no such folder, nothing in it; see also `import_blocks`.
     """
-    folders = folders_with(Path(path), "hamiltonian.h5", options.limit)
-    return import_blocks(
-        (read_or_fail(_new, f) for f in folders),
-        out,
-        level,
-        order,
-        total=len(folders),
-        source=Path(path),
-        options=options,
-    )
+    return _import(Path(path), "hamiltonian.h5", _new, out, level, order, options)
 
 
 def folders_with(path: Path, file: str, limit: int | None) -> list[Path]:
