@@ -7,6 +7,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from hamnet.data.samples import batch_samples, record_sample
 from hamnet.data.store import Store
@@ -20,6 +21,7 @@ from hamnet.training.config import load_config
 from hamnet.training.loss import compute_loss
 from hamnet.training.readout import DEFAULT_LAMBDA, accumulate, solve_readout
 from hamnet.training.run import CHECKPOINT, train
+from hamnet_cli.app import app
 
 SMALL = [
     "model.channels=8",
@@ -237,3 +239,12 @@ def test_copies_of_a_run_are_the_same_model(trained, tmp_path):
         load_model(tmp_path / "copy.safetensors").metadata
         == load_model(trained.model_file.parent).metadata
     )
+
+
+def test_instant_from_the_command_line(store, tmp_path):
+    out = tmp_path / "run"
+    command = ["train", str(store), "-o", str(out), "--instant", "--json", "-q"]
+    result = CliRunner().invoke(app, [*command, *(f"--set={s}" for s in SMALL)])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["steps"] == 0
+    assert json.loads((out / "metrics.json").read_text())["kept"] == "instant"

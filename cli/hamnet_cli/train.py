@@ -22,6 +22,10 @@ def train(
         float | None, typer.Option(help="Wall time (training.max_minutes).")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed (training.seed).")] = None,
+    instant: Annotated[
+        bool,
+        typer.Option("--instant", help="No gradient steps: random features, solved readout."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the output folder.")
     ] = False,
@@ -40,6 +44,8 @@ def train(
         overrides.append(f"training.max_minutes={max_minutes}")
     if seed is not None:
         overrides.append(f"training.seed={seed}")
+    if instant:
+        overrides.append("training.max_steps=0")
     if resume and config is None and not overrides:
         config = out / "config.toml"
     loaded = load_config(config, overrides)
