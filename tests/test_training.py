@@ -13,15 +13,18 @@ from hamnet.data.samples import batch_samples, record_sample
 from hamnet.data.store import Store
 from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
+from hamnet.integrals import basis_for
 from hamnet.metrics import frame_metrics, summarise
 from hamnet.models import load_model
 from hamnet.models.files import MODEL_FILE
+from hamnet.structure import Structure
 from hamnet.training.callbacks import read_history
 from hamnet.training.config import load_config
 from hamnet.training.loss import compute_loss
 from hamnet.training.readout import DEFAULT_LAMBDA, accumulate, solve_readout
 from hamnet.training.run import CHECKPOINT, train
 from hamnet_cli.app import app
+from hamnet_datasets.labels import label
 
 SMALL = [
     "model.channels=8",
@@ -248,3 +251,22 @@ def test_instant_from_the_command_line(store, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["steps"] == 0
     assert json.loads((out / "metrics.json").read_text())["kept"] == "instant"
+
+
+def test_elements_that_only_validation_holds(tmp_path, many_waters, level):
+    """They are left out and named; evaluated, they are refused one by one."""
+    fluoride = label(
+        Structure(np.array([9, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.93]])), level
+    )
+    path = tmp_path / "mixed.h5"
+    with Writer(path, level, references=("minao", "sap")) as writer:
+        for k, record in enumerate([*many_waters[:6], fluoride]):
+            basis = basis_for(record.structure, level.basis)
+            writer.append(record, basis, subset="train" if k < 4 else "validation")
+        writer.finish()
+    lines = []
+    result = train(path, tmp_path / "run", settings("training.max_steps=2"), report=lines.append)
+    assert any("1 validation frames are left out" in x and "atom 0 is F" in x for x in lines)
+    assert result.metrics["h_mae_uha"] > 0
+    with pytest.raises(HamnetError, match="atom 0 is F"):
+        load_model(result.model_file).predict_labelled([fluoride])

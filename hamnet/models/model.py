@@ -144,7 +144,7 @@ class HamiltonianModel(nn.Module):
             self.check(structure)
             s = overlap(structure, self.basis)
             samples.append(make_sample(structure, s.layout, self.basis, self.cutoffs))
-            self._check_pairs(samples[-1])
+            self.check_pairs(samples[-1])
             overlaps.append(s)
         entries = self._split(samples)
         out = []
@@ -160,9 +160,17 @@ class HamiltonianModel(nn.Module):
 
     @torch.inference_mode()
     def predict_labelled(self, records: Sequence[Record]) -> list[Prediction]:
-        """Return the same as `predict`, with overlap, H0 and electron number of the labels."""
+        """Return the same as `predict`, with overlap, H0 and electron number of the labels.
+
+        Raises:
+            HamnetError: as `predict`.
+        """
         reference = self.metadata.reference
-        samples = [record_sample(r, self.basis, self.cutoffs, reference) for r in records]
+        samples = []
+        for record in records:
+            self.check(record.structure)
+            samples.append(record_sample(record, self.basis, self.cutoffs, reference))
+            self.check_pairs(samples[-1])
         entries = self._split(samples)
         out = []
         for record, delta in zip(records, entries, strict=True):
@@ -177,7 +185,12 @@ class HamiltonianModel(nn.Module):
         sizes = [sample.n_entries for sample in samples]
         return list(np.split(entries, np.cumsum(sizes)[:-1]))
 
-    def _check_pairs(self, sample: Sample) -> None:
+    def check_pairs(self, sample: Sample) -> None:
+        """Refuse a structure in which elements meet that never met in the training data.
+
+        Raises:
+            HamnetError: names the pair.
+        """
         for t in sample.index:
             if t not in self.types:
                 raise HamnetError(

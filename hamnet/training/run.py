@@ -99,6 +99,7 @@ def train(
         model = HamiltonianModel(metadata)
         model.network.to(getattr(torch, config.training.precision))
         _fit_units(model, samples[0])
+        samples[1] = _usable(model, samples[1], report)
         n_parameters = sum(p.numel() for p in model.network.parameters())
         report(
             f"{len(samples[0])} training and {len(samples[1])} validation frames; "
@@ -250,6 +251,24 @@ def _metadata(
         seed=config.training.seed,
         versions=library_versions(),
     )
+
+
+def _usable(model: HamiltonianModel, samples: SampleDataset, report: Report) -> SampleDataset:
+    """Leave out the validation frames for which the training frames did not make the model."""
+    usable, reasons = [], []
+    for k, index in enumerate(samples.records.indices):
+        try:
+            model.check(samples.records[k].structure)
+            model.check_pairs(samples[k])
+        except HamnetError as error:
+            reasons.append(str(error))
+        else:
+            usable.append(index)
+    if not reasons:
+        return samples
+    report(f"{len(reasons)} validation frames are left out, the first because {reasons[0]}")
+    records = RecordDataset(samples.records.store, usable)
+    return SampleDataset(records, samples.cutoffs, samples.reference)
 
 
 def _fit_units(model: HamiltonianModel, samples: SampleDataset) -> None:
