@@ -13,8 +13,6 @@ import torch
 
 from hamnet.models.metadata import library_versions
 
-RESULTS = Path(__file__).parent / "results"
-
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with ``--quick`` and ``--json FILE``."""

@@ -46,9 +46,6 @@ QH9_LEVEL = LevelOfTheory(
 CONVENTION = Convention(fock_error=1e-4)
 """Those thresholds leave 1e-5 Hartree in H (formic acid 1.2e-5), the other b3lyp makes it 4e-3."""
 
-QH9_SPLITS = ("random", "size", "molecule", "geometry")
-"""``random`` and ``size`` are of Stable, ``molecule`` and ``geometry`` of Dynamic."""
-
 
 @dataclass(frozen=True)
 class _Table:
@@ -127,8 +124,9 @@ def import_qh9(
         path: the file.
         out: the store to write.
         level: level of theory.
-        split: one of `QH9_SPLITS`, as published, by the rows of the file: frames that cannot be
-            read do not move the others to another subset. Empty for none.
+        split: random or size (Stable), molecule or geometry (Dynamic), as published, by the rows
+            of the file: frames that cannot be read do not move the others to another subset.
+            Empty for none.
         options: references, workers, card.
 
     Raises:

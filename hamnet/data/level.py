@@ -55,11 +55,6 @@ class LevelOfTheory(BaseModel):
     def _lower(cls, value: str) -> str:
         return value.strip().lower()
 
-    @property
-    def is_tight(self) -> bool:
-        """True if the quadrature grid is fine enough for tests of symmetry at 1e-7 Ha."""
-        return self.grid_level >= TIGHT_GRID_LEVEL
-
     def physics(self) -> dict[str, Any]:
         """Return the settings on which the numbers of a label depend."""
         looked_up = bool(self.xc_components) or any(self.xc_exchange)

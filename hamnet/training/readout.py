@@ -12,7 +12,7 @@ pass; the best lambda of each class is kept, W0 itself included.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,24 +52,10 @@ class NormalEquations:
         return self.square - 2 * cross + quadratic
 
 
-@dataclass(frozen=True)
-class ReadoutReport:
-    """What the solution found.
-
-    Attributes:
-        lambdas: chosen lambda by class; infinite where the present weights were the best.
-        gain: squared error on validation, after over before, all classes together, in units of the
-            irreps' scales; NaN without validation data.
-    """
-
-    lambdas: dict[str, float] = field(default_factory=dict)
-    gain: float = float("nan")
-
-
 @torch.no_grad()
 def solve_readout(
     model: HamiltonianModel, train: Iterable[Sample], validation: Iterable[Sample]
-) -> ReadoutReport:
+) -> None:
     """Replace the readout's weights by their optimum for the present features.
 
     Args:
@@ -79,19 +65,9 @@ def solve_readout(
     """
     readout = model.network.readout
     fitted, checked = accumulate(model, train), accumulate(model, validation)
-    lambdas, before, after = {}, 0.0, 0.0
     for _, irrep_class, name in readout.classes():
-        if name not in fitted:
-            continue
-        held_out = checked.get(name)
-        change, chosen, errors = _best(fitted[name], held_out)
-        lambdas[name] = chosen
-        if held_out is not None:
-            before += float(held_out.square.sum())
-            after += errors
-        _apply(readout, name, irrep_class, change)
-    gain = after / before if before else float("nan")
-    return ReadoutReport(lambdas, gain)
+        if name in fitted:
+            _apply(readout, name, irrep_class, _best(fitted[name], checked.get(name)))
 
 
 def accumulate(model: HamiltonianModel, batches: Iterable[Sample]) -> dict[str, NormalEquations]:
@@ -163,8 +139,8 @@ def _apply(readout: LinearReadout, name: str, c: IrrepClass, change: Tensor) -> 
     readout.weights[name] += change.to(readout.weights[name].dtype)
 
 
-def _best(fitted: NormalEquations, held_out: NormalEquations | None) -> tuple[Tensor, float, float]:
-    """Return the change of the weights, its lambda, and the squared error on validation."""
+def _best(fitted: NormalEquations, held_out: NormalEquations | None) -> Tensor:
+    """Return the change of the weights whose squared error on validation is the smallest."""
     values, vectors = torch.linalg.eigh(fitted.gram)
     rotated = vectors.T @ fitted.moment
     tau = values.clamp(min=0).mean().clamp(min=1e-300)
@@ -174,11 +150,11 @@ def _best(fitted: NormalEquations, held_out: NormalEquations | None) -> tuple[Te
         return solved
 
     if held_out is None:
-        return change(DEFAULT_LAMBDA), DEFAULT_LAMBDA, float("nan")
-    best = torch.zeros_like(fitted.moment), float("inf"), float(held_out.square.sum())
+        return change(DEFAULT_LAMBDA)
+    best, smallest = torch.zeros_like(fitted.moment), float(held_out.square.sum())
     for ridge in LAMBDAS:
         trial = change(ridge)
         error = float(held_out.error(trial).sum())
-        if error < best[2]:
-            best = trial, ridge, error
+        if error < smallest:
+            best, smallest = trial, error
     return best
