@@ -22,7 +22,8 @@ from common import finish, parser
 from e3nn import o3
 from torch import Tensor, nn
 
-from hamnet.nn.so2 import SO2Linear
+from hamnet.nn.frames import EdgeRows, PairFrames
+from hamnet.nn.so2 import RadialWeights, SO2Linear
 from hamnet.so3.rotation import EdgeFrame
 
 N_RADIAL = 16
@@ -73,16 +74,16 @@ class Hamnet(nn.Module):
         parts = (channels - channels // 4, channels // 4)
         self.l_max, self.parts = l_max, parts
         self.frame = EdgeFrame(l_max).float()
+        self.rows = EdgeRows(l_max, parts)
+        self.weights = RadialWeights(l_max, channels, N_RADIAL, 64)
         self.linear = SO2Linear(l_max, parts, parts)
-        self.radial = _radial(sum(self.linear.layout.degrees) * channels)
 
     def forward(self, x: Tensor, vectors: Tensor, ends: Tensor, embedding: Tensor) -> Tensor:
-        natural, pseudo = self.frame(vectors)
-        source, n = x[ends[1]], self.parts[0]
-        turned = torch.cat([natural @ source[..., :n], pseudo @ source[..., n:]], dim=2)
-        scale = self.radial(embedding).view(len(vectors), -1, x.shape[2])
-        y, _ = self.linear(turned, scale)
-        back = torch.cat([natural.mT @ y[..., :n], pseudo.mT @ y[..., n:]], dim=2)
+        frames = PairFrames(self.frame(vectors), ends, embedding[:, 0])
+        sign = self.rows.own_sign
+        source = self.rows.gather(x, ends[1], frames)
+        y, _ = self.linear(self.weights(source, embedding, sign))
+        back = self.rows.back(y * sign, frames)
         return torch.zeros_like(x).index_add(0, ends[0], back)
 
     def flops(self, n_edges: int) -> float:

@@ -19,7 +19,7 @@ exchange, H is the same whichever atom comes first.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from hamnet.basis import OrbitalBasis
 from hamnet.graph import PairType
-from hamnet.so3.layout import SO2Layout
+from hamnet.so3.layout import edge_row
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ class BlockIrreps:
         matrix: orthonormal columns, ``(n_i * n_j, n_numbers)``: ``vec(H) = matrix @ h`` with ``h``
             in the laboratory frame, m major and irrep minor within a degree and parity.
         column_order: column of the classes -> position after rotation, ``(n_numbers,)``.
+        column_sign: sign between the two, `SO2Layout.pseudo`, ``(n_numbers,)``.
         irrep_of_column: number of the irrep of each column of the classes, ``(n_numbers,)``.
     """
 
@@ -130,6 +131,7 @@ class BlockIrreps:
     classes: tuple[IrrepClass, ...]
     matrix: Tensor
     column_order: Tensor
+    column_sign: Tensor
     irrep_of_column: Tensor
 
     @property
@@ -174,7 +176,7 @@ def block_irreps(basis: OrbitalBasis, block_type: BlockType) -> BlockIrreps:
         matrices = [_matrices(basis, block_type, irreps[k]) for k in members]
         columns.append(torch.stack(matrices, dim=1).flatten(2).flatten(0, 1))
     classes = _on_site_classes(irreps) if block_type.on_site else _pair_classes(irreps)
-    order, owner = _columns(irreps, classes, on_site=block_type.on_site)
+    order, sign, owner = _columns(irreps, classes, on_site=block_type.on_site)
     return BlockIrreps(
         block_type,
         (basis.n_orbitals(block_type.z_i), basis.n_orbitals(block_type.z_j)),
@@ -182,6 +184,7 @@ def block_irreps(basis: OrbitalBasis, block_type: BlockType) -> BlockIrreps:
         classes,
         torch.cat(columns).T.contiguous(),
         torch.tensor(order),
+        torch.tensor(sign),
         torch.tensor(owner),
     )
 
@@ -257,62 +260,52 @@ def _pair_classes(irreps: tuple[Irrep, ...]) -> tuple[IrrepClass, ...]:
 
 def _columns(
     irreps: tuple[Irrep, ...], classes: tuple[IrrepClass, ...], *, on_site: bool
-) -> tuple[list[int], list[int]]:
-    """Return, for each column of the classes, its position after rotation and its irrep."""
+) -> tuple[list[int], list[float], list[int]]:
+    """Return, for each column of the classes, its position after rotation, sign and irrep."""
     place, start = {}, 0
     for (l, _), members in _by_degree(irreps).items():
         for row in range(2 * l + 1):
             for k in members:
                 place[k, row] = start
                 start += 1
-    order, owner = [], []
+    order, signs, owner = [], [], []
     for c in classes:
         for component in range(c.n_components):
             for k in c.irreps:
-                # rows of one degree in the edge frame: m = 0, 1 even, 1 odd, 2 even, ...
-                row = component if on_site or c.order == 0 else 2 * c.order - 1 + component
-                order.append(place[k, row])
+                m, sign = component - c.order, 1.0
+                if not on_site:
+                    m, sign = edge_row(c.order, odd=component == 1, pseudo=irreps[k].pseudo)
+                order.append(place[k, irreps[k].l + m])
+                signs.append(sign)
                 owner.append(k)
-    return order, owner
+    return order, signs, owner
 
 
-def into_frame(table: BlockIrreps, h: Tensor, natural: Tensor, pseudo: Tensor) -> Tensor:
+def into_frame(table: BlockIrreps, h: Tensor, rotations: Sequence[Tensor]) -> Tensor:
     """Turn the irreps of pairs from the laboratory into the pairs' frames.
 
     Args:
         table: of a pair type.
         h: laboratory columns, ``(n, n_numbers)``.
-        natural: rotations of natural features, ``(n, K, K)``; see `hamnet.so3.rotation`.
-        pseudo: the same of pseudo features.
+        rotations: of every degree, ``(n, 2l+1, 2l+1)``; see `hamnet.so3.rotation`.
 
     Returns:
         Columns of `BlockIrreps.classes`, ``(n, n_numbers)``.
     """
     turned = [
-        (rotation @ h[:, columns].unflatten(1, (2 * l + 1, -1))).flatten(1)
-        for l, columns, rotation in _rotations(table, natural, pseudo)
+        (rotations[l] @ h[:, columns].unflatten(1, (2 * l + 1, -1))).flatten(1)
+        for l, _, columns in table.degrees()
     ]
-    return torch.cat(turned, dim=1)[:, table.column_order.to(h.device)]
+    signs = table.column_sign.to(h)
+    return torch.cat(turned, dim=1)[:, table.column_order.to(h.device)] * signs
 
 
-def out_of_frame(table: BlockIrreps, y: Tensor, natural: Tensor, pseudo: Tensor) -> Tensor:
+def out_of_frame(table: BlockIrreps, y: Tensor, rotations: Sequence[Tensor]) -> Tensor:
     """Inverse of `into_frame`."""
     turned = torch.empty_like(y)
-    turned[:, table.column_order.to(y.device)] = y
+    turned[:, table.column_order.to(y.device)] = y * table.column_sign.to(y)
     h = [
-        (rotation.mT @ turned[:, columns].unflatten(1, (2 * l + 1, -1))).flatten(1)
-        for l, columns, rotation in _rotations(table, natural, pseudo)
+        (rotations[l].mT @ turned[:, columns].unflatten(1, (2 * l + 1, -1))).flatten(1)
+        for l, _, columns in table.degrees()
     ]
     return torch.cat(h, dim=1)
-
-
-def _rotations(
-    table: BlockIrreps, natural: Tensor, pseudo: Tensor
-) -> Iterator[tuple[int, slice, Tensor]]:
-    """Yield degree, columns and rotation ``(n, 2l+1, 2l+1)`` of each degree and parity."""
-    layout = SO2Layout(math.isqrt(natural.shape[1]) - 1)
-    for l, is_pseudo, columns in table.degrees():
-        rows = torch.nonzero(layout.degree_of_row == l)[:, 0].to(natural.device)
-        source = pseudo if is_pseudo else natural
-        # edge rows are sorted by m first; within a degree: m = 0, 1 even, 1 odd, ...
-        yield l, columns, source[:, rows, l * l : (l + 1) ** 2]

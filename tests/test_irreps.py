@@ -8,7 +8,6 @@ import torch
 
 from hamnet.basis import OrbitalBasis
 from hamnet.irreps import BlockType, block_irreps, coupling, into_frame, out_of_frame
-from hamnet.so3.layout import SO2Layout
 from hamnet.so3.rotation import EdgeFrame
 from hamnet.testing import random_rotation, rotate_orbitals, wigner_d
 
@@ -75,9 +74,9 @@ PAIRS = [t for t in TYPES if not t.on_site]
 
 def in_frame(t, block, direction):
     table, h = irreps_of(t, block)
-    natural, pseudo = EdgeFrame(6)(torch.from_numpy(direction)[None])
-    y = into_frame(table, h[None], natural, pseudo)
-    back = out_of_frame(table, y, natural, pseudo)
+    rotations = EdgeFrame(6)(torch.from_numpy(direction)[None])
+    y = into_frame(table, h[None], rotations)
+    back = out_of_frame(table, y, rotations)
     assert torch.allclose(back[0], h, atol=1e-13)
     return table, y[0]
 
@@ -113,9 +112,12 @@ def test_exchange_of_equal_atoms(t, rng):
     block = random_block(t, rng)
     table, one = in_frame(t, block, direction)
     _, h = irreps_of(t, block.T)
-    natural, pseudo = EdgeFrame(6)(torch.from_numpy(direction)[None])
-    mirror = SO2Layout(6).reflection[:, None]
-    two = into_frame(table, h[None], mirror * natural, -mirror * pseudo)[0]
+    mirrored = [
+        d * torch.tensor([(-1.0) ** (l + m) for m in range(-l, l + 1)]).double()[:, None]
+        for l, d in enumerate(EdgeFrame(6)(torch.from_numpy(direction)[None]))
+    ]
+    parity = torch.tensor([1 - 2 * table.irreps[k].pseudo for k in table.irrep_of_column])
+    two = into_frame(table, h[None], mirrored)[0] * parity
     for c in table.classes:
         assert torch.allclose(two[c.columns], c.exchange * one[c.columns], atol=1e-13)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from e3nn import o3
 
+from hamnet.nn.frames import EdgeRows, PairFrames
 from hamnet.nn.so2 import EdgeGate, SO2Linear
 from hamnet.so3.layout import SO2Layout
 from hamnet.so3.rotation import EdgeFrame, real_harmonics
@@ -29,38 +30,33 @@ def directions() -> torch.Tensor:
 def test_edge_frame_takes_the_edge_to_the_pole(l_max):
     r = directions()
     frame = EdgeFrame(l_max)
-    natural, pseudo = frame(r)
-    eye = torch.eye((l_max + 1) ** 2, dtype=torch.float64)
-    assert torch.allclose(natural @ natural.mT, eye.expand_as(natural), atol=1e-12)
-    assert torch.allclose(pseudo @ pseudo.mT, eye.expand_as(pseudo), atol=1e-12)
-    y = real_harmonics(list(range(l_max + 1)), r)
-    rotated = (natural @ y[..., None])[..., 0]
-    pole = torch.tensor([math.sqrt(2 * l + 1) for l in range(l_max + 1)], dtype=torch.float64)
-    assert torch.allclose(rotated[:, : l_max + 1], pole.expand(len(r), -1), atol=1e-12)
-    assert rotated[:, l_max + 1 :].abs().max() < 1e-12
+    for l, d in enumerate(frame(r)):
+        eye = torch.eye(2 * l + 1, dtype=torch.float64)
+        assert torch.allclose(d @ d.mT, eye.expand_as(d), atol=1e-12)
+        rotated = (d @ real_harmonics([l], r)[..., None])[..., 0]
+        pole = math.sqrt(2 * l + 1) * eye[l]
+        assert torch.allclose(rotated, pole.expand(len(r), -1), atol=1e-12)
 
 
 def test_edge_frame_is_a_proper_rotation():
-    layout, r = SO2Layout(2), directions()
-    natural, _ = EdgeFrame(2)(r)
-    laboratory = torch.zeros_like(natural)
-    laboratory[:, layout.natural[0]] = natural
-    d1 = laboratory[:, 1:4, 1:4]  # rows y, z, x
+    r = directions()
+    _, d1, d2 = EdgeFrame(2)(r)  # rows of d1: y, z, x
     assert torch.allclose(torch.linalg.det(d1), torch.ones(len(r), dtype=torch.float64))
     for k in range(len(r)):  # the l = 2 block is that of the same rotation
         rotation = d1[k][[2, 0, 1]][:, [2, 0, 1]].numpy()
         expected = torch.from_numpy(wigner_d(2, rotation))
-        assert torch.allclose(laboratory[k, 4:, 4:], expected, atol=1e-10)
+        assert torch.allclose(d2[k], expected, atol=1e-10)
 
 
 def test_mirrored_frame_is_the_frame_of_the_reversed_edge():
+    """`PairFrames` uses that for both directions of a pair."""
     r = directions()
-    natural, _ = EdgeFrame(3)(r)
-    y = real_harmonics([0, 1, 2, 3], -r)
-    mirror = SO2Layout(3).reflection[:, None]
-    turned = (mirror * natural) @ y[..., None]
-    assert turned[:, 4:].abs().max() < 1e-12
-    assert (turned[:, :4] > 0).all()
+    for l, d in enumerate(EdgeFrame(3)(r)):
+        mirror = torch.tensor([(-1.0) ** (l + m) for m in range(-l, l + 1)]).double()
+        turned = mirror * (d @ real_harmonics([l], -r)[..., None])[..., 0]
+        assert (turned[:, l] > 0).all()
+        turned[:, l] = 0
+        assert turned.abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("pole", POLES)
@@ -120,7 +116,7 @@ def so2_and_tensor_product():
     torch.nn.init.zeros_(layer.natural.bias)
     dense = dense_in_edge_frame(product, paths, weights)
     layout, n = SO2Layout(L_MAX), L_MAX + 1
-    natural, pseudo = layout.natural, layout.pseudo
+    natural, pseudo = layout.rows(pseudo=False), layout.rows(pseudo=True)
     rows = [[*natural[0]], [16 + k for k in pseudo[0]]]
     signs = torch.stack([natural[1], pseudo[1]])
 
@@ -161,21 +157,20 @@ def through_product(product, weights, x, r):
 
 
 def through_frame(layer, frame, x, r):
-    natural, pseudo = frame(r)
-    turned = torch.cat([natural @ x[..., :1], pseudo @ x[..., 1:]], dim=2)
-    y, _ = layer(turned)
-    return torch.cat([natural.mT @ y[..., :1], pseudo.mT @ y[..., 1:]], dim=2)
+    """The convolution's path in the network: rotate, reorder, map, and back."""
+    frames = PairFrames(frame(r), torch.zeros(2, len(r), dtype=torch.int64), r.norm(dim=1))
+    rows = EdgeRows(L_MAX, (1, 1)).double()
+    y, _ = layer(rows.gather(x, torch.arange(len(r)), frames) * rows.own_sign)
+    return rows.back(y * rows.own_sign, frames)
 
 
-def test_gate_commutes_with_turns_and_mirrors_of_the_edge():
+def test_gate_commutes_with_turns_and_mirrors_of_the_edge_and_exchange_of_its_ends():
     torch.manual_seed(0)
     layout, channels = SO2Layout(L_MAX), (3, 2)
     gate = EdgeGate(L_MAX, channels)
-    x = torch.randn(4, 16, 5, dtype=torch.float64)
+    x = torch.randn(2, 4, 16, 5, dtype=torch.float64)
     gates = torch.randn(4, gate.n_gates, dtype=torch.float64)
-    angle = 0.7
-    turn = torch.from_numpy(rotation_about_pole(layout, angle))
-    assert torch.allclose(gate(turn @ x, gates), turn @ gate(x, gates), atol=1e-12)
+    turn = torch.from_numpy(rotation_about_pole(layout, 0.7))
     odd = torch.ones(16, 1, dtype=torch.float64)  # a mirror changes the sign of the odd rows
     start = L_MAX + 1
     for n in layout.degrees[1:]:
@@ -183,7 +178,10 @@ def test_gate_commutes_with_turns_and_mirrors_of_the_edge():
         start += 2 * n
     mirror = torch.cat([odd.expand(-1, 3), odd.expand(-1, 2).clone()], dim=1)
     mirror[: L_MAX + 1, 3:] = -1  # pseudo m = 0 is odd
-    assert torch.allclose(gate(mirror * x, gates), mirror * gate(x, gates), atol=1e-12)
+    exchange = torch.tensor([1.0, -1.0]).double()[:, None, None, None]
+    before = torch.stack(gate(*x, gates))
+    for act in (lambda y: turn @ y, lambda y: mirror * y, lambda y: exchange * y):
+        assert torch.allclose(torch.stack(gate(*act(x), gates)), act(before), atol=1e-12)
 
 
 def rotation_about_pole(layout, angle):
@@ -193,5 +191,5 @@ def rotation_about_pole(layout, angle):
     full = np.zeros_like(out)
     for l in range(layout.l_max + 1):
         full[l * l : (l + 1) ** 2, l * l : (l + 1) ** 2] = wigner_d(l, rotation)
-    rows = layout.natural[0]
+    rows, _ = layout.rows(pseudo=False)
     return full[np.ix_(rows, rows)]

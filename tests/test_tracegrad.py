@@ -18,7 +18,7 @@ from hamnet.testing import random_rotation, wigner_d
 L_MAX, CHANNELS = 3, (3, 2)
 KINDS = {
     "nodes": (node_groups, lambda x: split_node(x, L_MAX, CHANNELS)),
-    "pairs": (pair_groups, lambda x: split_pair(x, L_MAX, CHANNELS)),
+    "pairs": (pair_groups, lambda x: split_pair(x, x.flip(0), L_MAX, CHANNELS)),
 }
 
 
@@ -83,6 +83,16 @@ def test_nodes_are_invariant_and_equivariant(improper, rng):
         assert torch.allclose(d @ one, two, atol=1e-10)
 
 
+def test_exchange_of_the_atoms_changes_the_sign_of_minus_only():
+    encoder, features = encoder_and_features("pairs")
+    half = len(features) // 2
+    exchanged = [*features[:half], *(-f for f in features[half:])]
+    (z, v), (z_exchanged, v_exchanged) = encoder(features), encoder(exchanged)
+    assert torch.allclose(z, z_exchanged, atol=1e-12)
+    for k, (one, two) in enumerate(zip(v, v_exchanged, strict=True)):
+        assert torch.allclose(one if k < half else -one, two, atol=1e-12)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_gain_zero_changes_nothing_and_inference_needs_no_autograd(kind):
     make, _ = KINDS[kind]
@@ -103,4 +113,6 @@ def test_gain_zero_changes_nothing_and_inference_needs_no_autograd(kind):
 def test_split_and_join_are_inverse(channels):
     x = torch.randn(5, (L_MAX + 1) ** 2, sum(channels))
     assert torch.equal(join_node(split_node(x, L_MAX, channels), L_MAX), x)
-    assert torch.equal(join_pair(split_pair(x, L_MAX, channels), L_MAX, channels), x)
+    y = torch.randn_like(x)
+    joined = join_pair(split_pair(x, y, L_MAX, channels), L_MAX, channels)
+    assert all(torch.equal(one, two) for one, two in zip(joined, (x, y), strict=True))

@@ -11,11 +11,11 @@ from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph
 from hamnet.irreps import BlockIrreps, BlockType
 from hamnet.models.config import ModelConfig
-from hamnet.nn.frames import PairFrames
+from hamnet.nn.frames import EdgeRows, PairFrames
 from hamnet.nn.node import FeedForward, RMSNorm, degree_of_row
 from hamnet.nn.radial import PairEmbedding, envelope
 from hamnet.nn.readout import BlockFeatures, LinearReadout, block_rows, block_types
-from hamnet.nn.so2 import SO2Convolution
+from hamnet.nn.so2 import BothEnds, SO2Convolution
 from hamnet.nn.tracegrad import (
     TraceGrad,
     join_node,
@@ -26,6 +26,9 @@ from hamnet.nn.tracegrad import (
     split_pair,
 )
 from hamnet.so3.layout import SO2Layout
+
+PairFeatures = tuple[Tensor, Tensor]
+"""Features of pairs in edge rows, plus and minus (`EdgeRows`), ``(P, K, C)`` each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,26 +58,29 @@ class MessageLayer(nn.Module):
 
     def __init__(self, config: ModelConfig, l_max: int, n_invariants: int) -> None:
         super().__init__()
-        self.channels = c = (config.channels, config.pseudo_channels)
-        both = (2 * c[0], 2 * c[1])
-        self.norm_message = RMSNorm(degree_of_row(l_max), sum(c))
-        self.convolution = SO2Convolution(l_max, both, c, c, n_invariants, config.radial_hidden)
-        self.norm_feed = RMSNorm(degree_of_row(l_max), sum(c))
+        c = (config.channels, config.pseudo_channels)
+        self.rows = EdgeRows(l_max, c)
+        self.norm = RMSNorm(degree_of_row(l_max))
+        self.ends = BothEnds(l_max, c, n_invariants, config.radial_hidden)
+        self.convolution = SO2Convolution(l_max, c, c)
         self.feed = FeedForward(l_max, c, widen=2)
 
-    def forward(self, x: Tensor, frames: PairFrames, invariants: Tensor, weight: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, frames: PairFrames, back: PairFrames, invariants: Tensor
+    ) -> Tensor:
         """Update node features ``(A, K, C)``.
 
         Args:
             x: node features, laboratory rows.
             frames: of the E pairs that carry messages.
+            back: the same, scaled by envelope and normalisation.
             invariants: embedding of both directions, ``(2E, n_invariants)``.
-            weight: envelope and normalisation of both directions, ``(2E, 1, 1)``.
         """
-        edges = frames.gather(self.norm_message(x), self.channels[0])
-        messages = self.convolution(edges, invariants) * weight
-        x = x + frames.scatter(messages, self.channels[0], len(x))
-        y: Tensor = x + self.feed(self.norm_feed(x))
+        normed = x * self.norm(x)
+        i, j = (self.rows.gather(normed, atoms, frames) for atoms in frames.pairs)
+        plus, minus = self.convolution(*self.ends((i, j), invariants))
+        x = x + self.rows.scatter(plus, minus, back, len(x))
+        y: Tensor = x + self.feed(x * self.norm(x))
         return y
 
 
@@ -90,27 +96,30 @@ class PairLayer(nn.Module):
 
     def __init__(self, config: ModelConfig, l_max: int, n_invariants: int, first: bool) -> None:
         super().__init__()
-        self.channels = c = (config.channels, config.pseudo_channels)
-        n_parts = 2 if first else 3
-        self.norm_node = RMSNorm(degree_of_row(l_max), sum(c))
-        self.norm_pair = None if first else RMSNorm(SO2Layout(l_max).degree_of_row, sum(c))
-        self.convolution = SO2Convolution(
-            l_max, (n_parts * c[0], n_parts * c[1]), c, c, n_invariants, config.radial_hidden
-        )
+        c = (config.channels, config.pseudo_channels)
+        self.ends = BothEnds(l_max, c, n_invariants, config.radial_hidden)
+        rows = SO2Layout(l_max).degree_of_row
+        self.norm_pair = None if first else RMSNorm(rows)
+        self.convolution = SO2Convolution(l_max, c, c)
 
     def forward(
-        self, x: Tensor, pairs: Tensor | None, frames: PairFrames, invariants: Tensor
-    ) -> Tensor:
-        """Return new pair features ``(2P, K, C)`` in edge rows; `pairs` is None in the first."""
-        ends = frames.gather(self.norm_node(x), self.channels[0])
+        self, ends: tuple[Tensor, Tensor], pairs: PairFeatures | None, invariants: Tensor
+    ) -> PairFeatures:
+        """Return new pair features.
+
+        Args:
+            ends: of atoms i and j in the frames of the pairs, `EdgeRows.gather`.
+            pairs: the pairs' features so far; None in the first layer.
+            invariants: embedding of both directions, ``(2P, n_invariants)``.
+        """
+        plus, minus = self.ends(ends, invariants)
         if pairs is None or self.norm_pair is None:
-            y: Tensor = self.convolution(ends, invariants)
-            return y
-        n = self.channels[0]
-        own = self.norm_pair(pairs)
-        joined = torch.cat([ends[..., : 2 * n], own[..., :n], ends[..., 2 * n :], own[..., n:]], -1)
-        update: Tensor = self.convolution(joined, invariants)
-        return pairs + update
+            made: PairFeatures = self.convolution(plus, minus)
+            return made
+        inverse = self.norm_pair(*pairs)
+        plus, minus = plus + pairs[0] * inverse, minus + pairs[1] * inverse
+        update = self.convolution(plus, minus)
+        return pairs[0] + update[0], pairs[1] + update[1]
 
 
 class SO2Network(nn.Module):
@@ -129,6 +138,8 @@ class SO2Network(nn.Module):
     Raises:
         HamnetError: ``l_max`` is too small for the basis.
     """
+
+    degree: Tensor
 
     def __init__(
         self, config: ModelConfig, tables: Sequence[BlockIrreps], n_neighbours: float
@@ -176,16 +187,12 @@ class SO2Network(nn.Module):
                 if (on_nodes if t.type.on_site else on_pairs)
             }
         )
-        n_node, n_pair = config.layers + 2, config.pair_layers
-        self.node_norms = nn.ModuleList(
-            RMSNorm(degree_of_row(l_max), sum(c)) for _ in range(n_node)
+        self.rows = EdgeRows(l_max, c)
+        self.register_buffer("degree", degree_of_row(l_max), persistent=False)
+        self.norm_node, self.norm_pair = (
+            RMSNorm(rows) for rows in (degree_of_row(l_max), SO2Layout(l_max).degree_of_row)
         )
-        self.pair_norms = nn.ModuleList(
-            RMSNorm(SO2Layout(l_max).degree_of_row, sum(c)) for _ in range(n_pair)
-        )
-        self.readout = LinearReadout(
-            tables, (n_node * c[0], n_node * c[1]), (n_pair * c[0], n_pair * c[1]), l_max
-        )
+        self.readout = LinearReadout(tables, c, config.layers + 2, config.pair_layers, l_max)
 
     def features(
         self, graph: NeighbourGraph, frames: PairFrames
@@ -199,26 +206,27 @@ class SO2Network(nn.Module):
             z, groups = self.node_tracegrad(split_node(nodes[-1], self.l_max, self.channels))
             nodes[-1] = join_node(groups, self.l_max)
             traces |= self._decode(z, graph, [t for t in types if t.on_site])
-        # 2. pairs, in both directions
+        # 2. pairs, from both ends
         invariants = self._embed(self.pair_embedding, graph, frames)
-        pairs: list[Tensor] = []
+        normed = nodes[-1] * self.norm_node(nodes[-1])
+        i, j = (self.rows.gather(normed, atoms, frames) for atoms in frames.pairs)
+        pairs: list[PairFeatures] = []
         for layer in self.pair_layers:
-            pairs.append(layer(nodes[-1], pairs[-1] if pairs else None, frames, invariants))
+            pairs.append(layer((i, j), pairs[-1] if pairs else None, invariants))
         if self.pair_tracegrad is not None:
-            z, groups = self.pair_tracegrad(split_pair(pairs[-1], self.l_max, self.channels))
+            z, groups = self.pair_tracegrad(split_pair(*pairs[-1], self.l_max, self.channels))
             pairs[-1] = join_pair(groups, self.l_max, self.channels)
-            forward, backward = z.chunk(2, dim=0)
-            traces |= self._decode(forward + backward, graph, [t for t in types if not t.on_site])
+            traces |= self._decode(z, graph, [t for t in types if not t.on_site])
         # 3. the readout sees every layer; an atom also the sum of its pairs
-        n = self.channels[0]
-        pairs = [norm(y) for norm, y in zip(self.pair_norms, pairs, strict=True)]
-        fade = self.envelope(frames) * self.message_weight
-        nodes.append(
-            frames.scatter(pairs[-1] * torch.cat([fade, fade])[:, None, None], n, len(nodes[0]))
+        inverse = self.norm_pair(*(x for both in pairs for x in both))
+        fade = self.envelope(frames) * self.message_weight * inverse[:, 0, 0]
+        plus, minus = pairs[-1]
+        nodes.append(self.rows.scatter(plus, minus, frames.scaled(fade), len(nodes[0])))
+        nodes = [x * self.norm_node(x) for x in nodes]
+        plus_layers, minus_layers = (
+            [x * inverse for x in part] for part in zip(*pairs, strict=True)
         )
-        nodes = [norm(x) for norm, x in zip(self.node_norms, nodes, strict=True)]
-        both = frames.exchange(_join(pairs, n), n * len(pairs))
-        return BlockFeatures(_join(nodes, n), both), traces
+        return BlockFeatures(nodes, plus_layers, minus_layers), traces
 
     def forward(self, graph: NeighbourGraph, frames: PairFrames) -> NetworkOutput:
         """Return the standardised irreps of all blocks of a batch.
@@ -236,19 +244,38 @@ class SO2Network(nn.Module):
 
     def _atoms(self, graph: NeighbourGraph, frames: PairFrames) -> list[Tensor]:
         """Return the node features ``(A, K, C)`` before and after each message layer."""
-        n_rows, n, n_atoms = (self.l_max + 1) ** 2, self.l_max + 1, len(graph.numbers)
-        x = frames.natural.new_zeros(n_atoms, n_rows, sum(self.channels))
-        x[:, 0, : self.channels[0]] = self.element(self.message_embedding.index[graph.numbers])
+        n_rows, n_atoms = (self.l_max + 1) ** 2, len(graph.numbers)
+        element = self.element(self.message_embedding.index[graph.numbers])  # (A, C_natural)
+        x = nn.functional.pad(element[:, None], (0, self.channels[1], 0, n_rows - 1))
         invariants = self._embed(self.message_embedding, graph, frames)
         fade = envelope(frames.distance, self.config.message_cutoff) * self.message_weight
-        weight = torch.cat([fade, fade])[:, None, None]
-        axial = self.degree_embedding(invariants).view(len(invariants), n, self.channels[0])
-        start = x.new_zeros(len(invariants), n_rows, sum(self.channels))
-        start[:, :n, : self.channels[0]] = axial
-        stages = [x + frames.scatter(start * weight, self.channels[0], n_atoms)]
+        start = self._axial(self.degree_embedding(invariants), frames, fade, n_atoms)
+        stages = [x + nn.functional.pad(start, (0, self.channels[1]))]
+        back = frames.scaled(fade)
         for layer in self.message_layers:
-            stages.append(layer(stages[-1], frames, invariants, weight))
+            stages.append(layer(stages[-1], frames, back, invariants))
         return stages
+
+    def _axial(self, weights: Tensor, frames: PairFrames, fade: Tensor, n_atoms: int) -> Tensor:
+        """Sum the harmonics of the neighbours' directions, ``(A, K, C_natural)``.
+
+        Args:
+            weights: of each degree and channel in both directions, ``(2P, (L+1) C_natural)``.
+            frames: of P pairs.
+            fade: factor of each pair, ``(P,)``.
+            n_atoms: number of atoms A.
+        """
+        degree = self.degree
+        n = self.channels[0]
+        harmonics = frames.axial_harmonics() * fade[:, None]  # (P, K)
+        parity = 1 - 2 * (degree % 2).to(harmonics)  # of the opposite direction
+        out = weights.new_zeros(n_atoms, len(degree), n)
+        for atoms, w, y in zip(
+            frames.pairs, weights.chunk(2, dim=0), (harmonics, harmonics * parity), strict=True
+        ):
+            rows = w.view(-1, self.l_max + 1, n).index_select(1, degree)  # (P, K, C)
+            out = out.index_add(0, atoms, rows * y[:, :, None])
+        return out
 
     def _embed(self, embedding: nn.Module, graph: NeighbourGraph, frames: PairFrames) -> Tensor:
         """Return the embedding of both directions, ``(2P, n_invariants)``."""
@@ -261,9 +288,3 @@ class SO2Network(nn.Module):
         self, z: Tensor, graph: NeighbourGraph, types: Sequence[BlockType]
     ) -> dict[BlockType, Tensor]:
         return {t: self.trace_decoder[t.key](z[block_rows(graph, t)]) for t in types}
-
-
-def _join(stages: Sequence[Tensor], n_natural: int) -> Tensor:
-    """Join the features of several layers: all natural channels, then all pseudo ones."""
-    parts = [x[..., :n_natural] for x in stages] + [x[..., n_natural:] for x in stages]
-    return torch.cat(parts, dim=-1)

@@ -56,7 +56,7 @@ class BlockAssembler(nn.Module):
             h = y
             if not t.on_site:
                 rows = block_rows(graph, t)
-                h = out_of_frame(self.tables[t], y, frames.natural[rows], frames.pseudo[rows])
+                h = out_of_frame(self.tables[t], y, [d[rows] for d in frames.rotations])
             blocks = h @ self.matrix(t).T.to(h.dtype)
             entries = entries.index_put((index[t].flatten(),), blocks.flatten())
         return entries
@@ -74,6 +74,6 @@ class BlockAssembler(nn.Module):
             h = entries[places] @ self.matrix(t).to(entries.dtype)
             if not t.on_site:
                 rows = block_rows(graph, t)
-                h = into_frame(self.tables[t], h, frames.natural[rows], frames.pseudo[rows])
+                h = into_frame(self.tables[t], h, [d[rows] for d in frames.rotations])
             out[t] = h
         return out

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hamnet.graph import NeighbourGraph
+from hamnet.so3.layout import SO2Layout
 from hamnet.so3.rotation import EdgeFrame
 
 
@@ -19,16 +20,12 @@ class PairFrames:
     because all of them commute with mirrors.
 
     Attributes:
-        natural: from laboratory rows to edge rows, natural parity, ``(P, K, K)``.
-        pseudo: the same for pseudo parity.
-        signs: of that mirror in edge rows; pseudo features take the opposite, ``(K, 1)``.
+        rotations: of every degree, ``(P, 2l+1, 2l+1)``, from the laboratory to the frame.
         pairs: atoms i and j, ``(2, P)``.
         distance: Angstrom, ``(P,)``.
     """
 
-    natural: Tensor
-    pseudo: Tensor
-    signs: Tensor
+    rotations: tuple[Tensor, ...]
     pairs: Tensor
     distance: Tensor
 
@@ -37,72 +34,121 @@ class PairFrames:
         """Build the frames of all pairs of a graph, in the precision of its positions."""
         vectors = graph.pair_vectors()
         distance = vectors.norm(dim=1)
-        natural, pseudo = frame(vectors / distance[:, None])
-        signs = frame.layout.reflection[:, None].to(natural)
-        return PairFrames(natural, pseudo, signs, graph.pairs, distance)
+        return PairFrames(frame(vectors / distance[:, None]), graph.pairs, distance)
 
     def to(self, dtype: torch.dtype) -> "PairFrames":
         """Return the same frames in another precision."""
         return replace(
             self,
-            natural=self.natural.to(dtype),
-            pseudo=self.pseudo.to(dtype),
-            signs=self.signs.to(dtype),
+            rotations=tuple(d.to(dtype) for d in self.rotations),
             distance=self.distance.to(dtype),
         )
 
     def select(self, index: Tensor) -> "PairFrames":
         """Return the frames of some of the pairs."""
-        return replace(
-            self,
-            natural=self.natural[index],
-            pseudo=self.pseudo[index],
-            pairs=self.pairs[:, index],
-            distance=self.distance[index],
+        return PairFrames(
+            tuple(d.index_select(0, index) for d in self.rotations),
+            self.pairs.index_select(1, index),
+            self.distance.index_select(0, index),
         )
 
-    def gather(self, nodes: Tensor, n_natural: int) -> Tensor:
-        """Return the features of both ends, seen from either end.
+    def scaled(self, factor: Tensor) -> "PairFrames":
+        """Return matrices multiplied by a number for each pair, ``(P,)``."""
+        return replace(self, rotations=tuple(d * factor[:, None, None] for d in self.rotations))
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Turn ``(P, K, C)``, rows ``(l, m)``, into the frames; rows stay in that order."""
+        parts = x.split([d.shape[1] for d in self.rotations], dim=1)
+        return torch.cat([d @ part for d, part in zip(self.rotations, parts, strict=True)], dim=1)
+
+    def rotate_back(self, x: Tensor) -> Tensor:
+        """Turn ``(P, K, C)`` out of the frames: the transpose of `rotate`."""
+        parts = x.split([d.shape[1] for d in self.rotations], dim=1)
+        turned = [d.mT @ part for d, part in zip(self.rotations, parts, strict=True)]
+        return torch.cat(turned, dim=1)
+
+    def axial_harmonics(self) -> Tensor:
+        """Return the direction's harmonics, one unit vector for each degree, ``(P, K)``."""
+        return torch.cat([d[:, l] for l, d in enumerate(self.rotations)], dim=1)
+
+
+class EdgeRows(nn.Module):
+    """Features of both ends of pairs in the order of `SO2Layout`, and back to the atoms.
+
+    A function of a pair has two directions: f(i, j), in the frame of (i, j), and f(j, i), in that
+    of (j, i). They are kept as ``plus`` and ``minus``, their sum and difference over sqrt 2, which
+    exchange of the atoms multiplies by 1 and -1. What commutes with the exchange never mixes them,
+    so that linear maps of both directions cost half as much.
+
+    Args:
+        l_max: largest degree.
+        channels: natural and pseudo channels.
+    """
+
+    order: Tensor
+    inverse: Tensor
+    own_sign: Tensor
+    other_sign: Tensor
+
+    def __init__(self, l_max: int, channels: tuple[int, int]) -> None:
+        super().__init__()
+        layout = SO2Layout(l_max)
+        # Rows are moved in pieces that belong to one parity: one pass over memory for both.
+        self.piece = math.gcd(*channels)
+        n_pieces = sum(channels) // self.piece
+        order, signs = [], []
+        natural, pseudo = layout.rows(pseudo=False), layout.rows(pseudo=True)
+        for row in range(layout.n_rows):
+            for piece in range(n_pieces):
+                rows, sign = natural if piece * self.piece < channels[0] else pseudo
+                order.append(rows[row] * n_pieces + piece)
+                signs.append(float(sign[row]))
+        own = torch.tensor(signs).view(layout.n_rows, n_pieces).repeat_interleave(self.piece, 1)
+        parity = torch.tensor([1.0] * channels[0] + [-1.0] * channels[1])
+        mirror = layout.reflection.float()[:, None] * parity
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+        self.register_buffer("inverse", torch.argsort(torch.tensor(order)), persistent=False)
+        self.register_buffer("own_sign", own, persistent=False)
+        self.register_buffer("other_sign", own * mirror, persistent=False)
+
+    def gather(self, nodes: Tensor, atoms: Tensor, frames: PairFrames) -> Tensor:
+        """Return the features of one end of each pair in the frame of the pair (i, j).
 
         Args:
             nodes: ``(A, K, C)``, laboratory rows, natural channels first.
-            n_natural: number of natural channels.
+            atoms: the end, ``(P,)``.
+            frames: of P pairs.
 
         Returns:
-            ``(2P, K, 2C)``: first the P pairs as ``(i, j)``, then as ``(j, i)``; channels are own
-            natural, other's natural, own pseudo, other's pseudo.
+            ``(P, K, C)`` in edge rows, to be multiplied by `own_sign` for what the pair (i, j)
+            sees, by `other_sign` for what (j, i) sees; layers fold that into their weights.
         """
-        i, j = self.pairs
-        own, other = nodes[i], nodes[j]
-        n = n_natural
-        natural = self.natural @ torch.cat([own[..., :n], other[..., :n]], dim=-1)
-        pseudo = self.pseudo @ torch.cat([own[..., n:], other[..., n:]], dim=-1)
-        forward = torch.cat([natural, pseudo], dim=-1)
-        half = pseudo.shape[-1] // 2
-        swapped = [natural[..., n:], natural[..., :n], -pseudo[..., half:], -pseudo[..., :half]]
-        return torch.cat([forward, torch.cat(swapped, dim=-1) * self.signs], dim=0)
+        return self._move(frames.rotate(nodes.index_select(0, atoms)), self.order)
 
-    def scatter(self, edges: Tensor, n_natural: int, n_atoms: int) -> Tensor:
-        """Sum messages ``(2P, K, C)`` on their first atom; ``(A, K, C)`` in laboratory rows."""
-        n = n_natural
-        forward, backward = edges.chunk(2, dim=0)
-        backward = backward * self.signs
-        natural = self.natural.mT @ torch.cat([forward[..., :n], backward[..., :n]], dim=-1)
-        pseudo = self.pseudo.mT @ torch.cat([forward[..., n:], -backward[..., n:]], dim=-1)
-        half = pseudo.shape[-1] // 2
-        at_i = torch.cat([natural[..., :n], pseudo[..., :half]], dim=-1)
-        at_j = torch.cat([natural[..., n:], pseudo[..., half:]], dim=-1)
-        out = edges.new_zeros(n_atoms, *at_i.shape[1:])
-        return out.index_add(0, self.pairs[0], at_i).index_add(0, self.pairs[1], at_j)
+    def back(self, x: Tensor, frames: PairFrames) -> Tensor:
+        """Return ``(P, K, C)`` in laboratory rows: the transpose of `gather`, signs included."""
+        return frames.rotate_back(self._move(x, self.inverse))
 
-    def exchange(self, edges: Tensor, n_natural: int) -> Tensor:
-        """Combine both directions ``(2P, K, C)``, each in its own frame, in edge rows.
+    def scatter(self, plus: Tensor, minus: Tensor, frames: PairFrames, n_atoms: int) -> Tensor:
+        """Sum f(i, j) on atom i and f(j, i) on atom j.
+
+        Args:
+            plus: sum of both directions over sqrt 2, ``(P, K, C)``, edge rows.
+            minus: the same of their difference.
+            frames: of P pairs; may be scaled (`PairFrames.scaled`).
+            n_atoms: number of atoms A.
 
         Returns:
-            ``(P, K, 2C)``: natural even, natural odd, pseudo even, pseudo odd under exchange of the
-            ends (`hamnet.irreps`).
+            ``(A, K, C)`` in laboratory rows.
         """
-        n = n_natural
-        forward, backward = edges.chunk(2, dim=0)
-        plus, minus = (forward + backward) / math.sqrt(2), (forward - backward) / math.sqrt(2)
-        return torch.cat([plus[..., :n], minus[..., :n], plus[..., n:], minus[..., n:]], dim=-1)
+        half = math.sqrt(0.5)
+        out = plus.new_zeros(n_atoms, *plus.shape[1:])
+        for atoms, both, sign in (
+            (frames.pairs[0], plus + minus, self.own_sign),
+            (frames.pairs[1], plus - minus, self.other_sign),
+        ):
+            out = out.index_add(0, atoms, self.back(both * (half * sign), frames))
+        return out
+
+    def _move(self, x: Tensor, order: Tensor) -> Tensor:
+        return x.view(len(x), len(order), self.piece).index_select(1, order).view(x.shape)

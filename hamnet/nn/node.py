@@ -15,30 +15,30 @@ class RMSNorm(nn.Module):
     """Divide by one root mean square over all degrees and channels, natural and pseudo.
 
     Pseudo channels start at exactly zero, so they have no norm of their own. Every degree counts
-    the same; each (degree, channel) has a learnt factor afterwards.
+    the same. There are no learnt factors: a linear map follows that has them.
 
     Args:
         degree: degree l of each row, ``((L+1)^2,)``: `degree_of_row` in the laboratory,
             `SO2Layout.degree_of_row` in the edge frame.
-        channels: number of all channels.
     """
 
-    degree: Tensor
     balance: Tensor
 
-    def __init__(self, degree: Tensor, channels: int, eps: float = 1e-6) -> None:
+    def __init__(self, degree: Tensor, eps: float = 1e-6) -> None:
         super().__init__()
         self.eps = eps
-        l_max = int(degree.max())
-        balance = 1.0 / ((2 * degree + 1) * (l_max + 1))
-        self.register_buffer("degree", degree, persistent=False)
+        balance = 1.0 / ((2 * degree + 1) * (int(degree.max()) + 1))
         self.register_buffer("balance", balance, persistent=False)
-        self.factor = nn.Parameter(torch.ones(l_max + 1, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(A, (L+1)^2, C)``."""
-        square = (x.square().mean(dim=2) * self.balance).sum(dim=1)  # (A,)
-        return x * torch.rsqrt(square + self.eps)[:, None, None] * self.factor[self.degree]
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Return the inverse root mean square ``(A, 1, 1)`` of tensors ``(A, (L+1)^2, C)``.
+
+        Several tensors (plus and minus of a pair, several layers) share one.
+        """
+        n = sum(x.shape[2] for x in parts)
+        norms = torch.stack([torch.linalg.vector_norm(x, dim=2) for x in parts])  # (n, A, K)
+        square = (norms.square() * self.balance).sum(dim=(0, 2))
+        return torch.rsqrt(square / n + self.eps)[:, None, None]
 
 
 class DegreeLinear(nn.Module):

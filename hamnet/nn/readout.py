@@ -16,12 +16,15 @@ class BlockFeatures:
     """Equivariant features of all blocks of a batch.
 
     Attributes:
-        nodes: laboratory rows, natural channels first, ``(A, K, C)``.
-        pairs: edge rows, ``(P, K, 2C)``, channels as `PairFrames.exchange` gives them.
+        nodes: of every layer, laboratory rows, natural channels first, ``(A, K, C)``.
+        plus: of every layer, pairs in edge rows, even under exchange of the atoms (`EdgeRows`),
+            ``(P, K, C)``.
+        minus: the same, odd.
     """
 
-    nodes: Tensor
-    pairs: Tensor
+    nodes: Sequence[Tensor]
+    plus: Sequence[Tensor]
+    minus: Sequence[Tensor]
 
 
 def block_rows(graph: NeighbourGraph, block_type: BlockType) -> Tensor | slice:
@@ -50,21 +53,23 @@ class LinearReadout(nn.Module):
 
     Args:
         tables: irreps of every block type.
-        node_channels: natural and pseudo channels of a node.
-        pair_channels: the same of one direction of a pair.
+        channels: natural and pseudo channels of every layer.
+        node_layers: number of layers of node features.
+        pair_layers: number of layers of pair features.
         l_max: largest degree of the features.
     """
 
     def __init__(
         self,
         tables: Sequence[BlockIrreps],
-        node_channels: tuple[int, int],
-        pair_channels: tuple[int, int],
+        channels: tuple[int, int],
+        node_layers: int,
+        pair_layers: int,
         l_max: int,
     ) -> None:
         super().__init__()
         self.tables = {t.type: t for t in tables}
-        self.node_channels, self.pair_channels = node_channels, pair_channels
+        self.channels, self.node_layers, self.pair_layers = channels, node_layers, pair_layers
         self.layout = SO2Layout(l_max)
         self.weights = nn.ParameterDict()
         self.biases = nn.ParameterDict()
@@ -82,47 +87,65 @@ class LinearReadout(nn.Module):
 
     def n_inputs(self, block_type: BlockType, c: IrrepClass) -> int:
         """Return the number of features from which a class is read."""
-        natural, pseudo = self.node_channels if block_type.on_site else self.pair_channels
+        natural, pseudo = self.channels
         if block_type.on_site:
-            return pseudo if c.pseudo else natural
+            return self.node_layers * (pseudo if c.pseudo else natural)
         directions = 1 if c.exchange else 2
         parities = natural + pseudo if c.order else (pseudo if c.pseudo else natural)
-        return self.layout.degrees[c.order] * directions * parities
+        return self.pair_layers * self.layout.degrees[c.order] * directions * parities
 
     def inputs(
-        self, features: BlockFeatures, rows: Tensor | slice, block_type: BlockType, c: IrrepClass
-    ) -> Tensor:
-        """Return what a class is read from, ``(n_rows, n_components, n_inputs)``."""
-        natural, pseudo = self.node_channels if block_type.on_site else self.pair_channels
-        if block_type.on_site:
-            x = features.nodes[rows][:, c.order**2 : (c.order + 1) ** 2]
-            return x[..., natural:] if c.pseudo else x[..., :natural]
-        start = sum(self.layout.row_splits[: c.order])
-        x = features.pairs[rows][:, start : start + self.layout.row_splits[c.order]]
-        parts = x.split([natural, natural, pseudo, pseudo], dim=2)  # even, odd of each parity
-        chosen = parts if c.exchange == 0 else (parts[0::2] if c.exchange > 0 else parts[1::2])
-        if c.order == 0:
-            half = len(chosen) // 2
-            chosen = chosen[half:] if c.pseudo else chosen[:half]
-        joined = torch.cat(list(chosen), dim=2)
-        n = self.layout.degrees[c.order]
-        flat: Tensor = joined.unflatten(1, (c.n_components, n)).flatten(2)
-        return flat
+        self, features: BlockFeatures, graph: NeighbourGraph
+    ) -> Iterator[tuple[BlockType, IrrepClass, str, Tensor]]:
+        """Yield what every class is read from, for the block types of a graph in their order.
+
+        Yields:
+            Block type, class, name of the weights, features ``(n_rows, n_components, n_inputs)``.
+        """
+        # Everything is cut by `split`, whose gradient is one copy; that of a slice is a whole
+        # tensor of zeros.
+        degrees = [2 * l + 1 for l in range(self.layout.l_max + 1)]
+        nodes = _cut(features.nodes, self.channels, degrees)
+        sizes = list(graph.pair_counts)
+        pairs = [
+            [
+                [x.split(sizes) for x in parts]
+                for parts in _cut(source, self.channels, self.layout.row_splits)
+            ]
+            for source in (features.plus, features.minus)
+        ]
+        for block_type in block_types(graph):
+            rows = block_rows(graph, block_type)
+            for k, c in enumerate(self.tables[block_type].classes):
+                name = f"{block_type.key}_{k}"
+                if block_type.on_site:
+                    yield block_type, c, name, nodes[c.pseudo][c.order][rows]
+                    continue
+                index = graph.pair_types.index((block_type.z_i, block_type.z_j))
+                sources = {1: pairs[:1], -1: pairs[1:], 0: pairs}[c.exchange]
+                parities = (0, 1) if c.order else (int(c.pseudo),)
+                chosen = [source[p][c.order][index] for p in parities for source in sources]
+                joined = torch.cat(chosen, dim=2)
+                n = self.layout.degrees[c.order]
+                yield block_type, c, name, joined.unflatten(1, (c.n_components, n)).flatten(2)
 
     def forward(self, features: BlockFeatures, graph: NeighbourGraph) -> dict[BlockType, Tensor]:
         """Return the standardised irreps of each block type present, ``(n_rows, n_numbers)``.
 
         Columns are those of `BlockIrreps.classes`; pairs are in their own frames.
         """
-        out = {}
-        for block_type in block_types(graph):
-            rows = block_rows(graph, block_type)
-            parts = []
-            for k, c in enumerate(self.tables[block_type].classes):
-                name = f"{block_type.key}_{k}"
-                y = self.inputs(features, rows, block_type, c) @ self.weights[name]
-                if name in self.biases:
-                    y = y + self.biases[name]
-                parts.append(y.flatten(1))
-            out[block_type] = torch.cat(parts, dim=1)
-        return out
+        parts: dict[BlockType, list[Tensor]] = {}
+        for block_type, _, name, x in self.inputs(features, graph):
+            y = x @ self.weights[name]
+            if name in self.biases:
+                y = y + self.biases[name]
+            parts.setdefault(block_type, []).append(y.flatten(1))
+        return {t: torch.cat(y, dim=1) for t, y in parts.items()}
+
+
+def _cut(
+    layers: Sequence[Tensor], channels: tuple[int, int], rows: list[int]
+) -> list[tuple[Tensor, ...]]:
+    """Join layers and cut them: for natural, then pseudo channels, the parts of the rows."""
+    by_parity = zip(*(x.split(channels, dim=2) for x in layers), strict=True)
+    return [torch.cat(parts, dim=2).split(rows, dim=1) for parts in by_parity]

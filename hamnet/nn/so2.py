@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from hamnet.nn.frames import EdgeRows
 from hamnet.so3.layout import SO2Layout
 
 
@@ -43,34 +44,29 @@ class SO2Linear(nn.Module):
             _matrix(n * sum(inputs), n * sum(outputs)) for n in layout.degrees[1:]
         )
 
-    def forward(self, x: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map features in the edge frame.
 
         Args:
             x: ``(E, (L+1)^2, C_in)``, rows as in `SO2Layout`, natural channels first.
-            scale: factors of the inputs that depend on the edge's invariants only, one for each
-                degree, ``|m|`` and channel: ``(E, (L+1)(L+2)/2, C_in)``.
 
         Returns:
             Features ``(E, (L+1)^2, C_out)`` and invariants ``(E, n_scalars)``.
         """
         e, degrees = len(x), self.layout.degrees
-        rows = x.split(self.layout.row_splits, dim=1)
-        scales = scale.split(degrees, dim=1) if scale is not None else [None] * len(degrees)
-        x0 = rows[0] if scales[0] is None else rows[0] * scales[0]
-        natural, pseudo = x0.split(self.inputs, dim=2)
+        n_in, n_out = sum(self.inputs), sum(self.outputs)
+        sizes = [degrees[0]] + [n for n in degrees[1:] for _ in range(2)]
+        parts = x.flatten(1).split([n * n_in for n in sizes], dim=1)
         n = degrees[0]
+        natural, pseudo = parts[0].view(e, n, n_in).split(self.inputs, dim=2)
         y_natural = self.natural(natural.reshape(e, n * self.inputs[0]))
         y_natural, scalars = y_natural.split([n * self.outputs[0], self.n_scalars], dim=1)
         y_pseudo = pseudo.reshape(e, n * self.inputs[1]) @ self.pseudo
         zero = y_natural.view(e, n, self.outputs[0]), y_pseudo.view(e, n, self.outputs[1])
-        out, n_in, n_out = [torch.cat(zero, dim=2)], sum(self.inputs), sum(self.outputs)
-        for xm, n, s, w in zip(rows[1:], degrees[1:], scales[1:], self.weights, strict=True):
-            both = xm.view(e, 2, n, n_in)
-            if s is not None:
-                both = both * s[:, None]
-            out.append((both.reshape(2 * e, n * n_in) @ w).view(e, 2 * n, n_out))
-        return torch.cat(out, dim=1), scalars
+        out = [torch.cat(zero, dim=2).flatten(1)]
+        for k, w in enumerate(self.weights):
+            out += [half @ w for half in parts[1 + 2 * k : 3 + 2 * k]]
+        return torch.cat(out, dim=1).view(e, self.layout.n_rows, n_out), scalars
 
 
 def _matrix(n_in: int, n_out: int) -> nn.Parameter:
@@ -81,7 +77,8 @@ class EdgeGate(nn.Module):
     """The non-linearity of the edge frame.
 
     Natural components with m = 0 do not change under a turn about the edge or a mirror through it:
-    they may pass through any function. All others are multiplied by functions of such numbers.
+    they may pass through any function, in either direction of the pair. All others are multiplied
+    by functions of such numbers.
 
     Args:
         l_max: largest degree.
@@ -100,66 +97,123 @@ class EdgeGate(nn.Module):
         )
         self.register_buffer("row_of", m_of_row, persistent=False)
 
-    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Return ``x`` ``(E, (L+1)^2, C)`` gated by the invariants ``gates`` ``(E, n_gates)``."""
+    def forward(self, plus: Tensor, minus: Tensor, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """Gate ``plus`` and ``minus``, ``(P, K, C)``, by the invariants ``gates`` ``(P, n_gates)``.
+
+        Both directions of a pair share the gates, which exchange of the atoms must not change.
+        """
         n = self.l_max + 1
-        x0, rest = x.split([n, x.shape[1] - n], dim=1)
-        natural, pseudo = x0.split(self.channels, dim=2)
         g0, gm = torch.sigmoid(gates).split(
             [self.channels[1], self.l_max * sum(self.channels)], dim=1
         )
-        gm = gm.view(len(x), self.l_max, sum(self.channels)).index_select(1, self.row_of)
-        first = torch.cat([nn.functional.silu(natural), pseudo * g0[:, None]], dim=2)
-        return torch.cat([first, rest * gm], dim=1)
+        gm = gm.view(len(plus), self.l_max, sum(self.channels)).index_select(1, self.row_of)
+        (plus0, plus_m), (minus0, minus_m) = (
+            x.split([n, x.shape[1] - n], dim=1) for x in (plus, minus)
+        )
+        natural, pseudo = plus0.split(self.channels, dim=2)
+        natural_minus, pseudo_minus = minus0.split(self.channels, dim=2)
+        forward = nn.functional.silu((natural + natural_minus) * math.sqrt(0.5))
+        backward = nn.functional.silu((natural - natural_minus) * math.sqrt(0.5))
+        g0 = g0[:, None]
+        first = torch.cat([(forward + backward) * math.sqrt(0.5), pseudo * g0], dim=2)
+        second = torch.cat([(forward - backward) * math.sqrt(0.5), pseudo_minus * g0], dim=2)
+        return torch.cat([first, plus_m * gm], dim=1), torch.cat([second, minus_m * gm], dim=1)
+
+
+class RadialWeights(nn.Module):
+    """The filter of the convolution: functions of distance and elements.
+
+    Each (degree, ``|m|``, channel) is multiplied by one.
+
+    Args:
+        l_max: largest degree.
+        channels: number of all channels.
+        n_invariants: size of the pair embedding.
+        hidden: width of the network.
+    """
+
+    factor_of_row: Tensor
+
+    def __init__(self, l_max: int, channels: int, n_invariants: int, hidden: int) -> None:
+        super().__init__()
+        self.channels, degrees = channels, SO2Layout(l_max).degrees
+        self.network = nn.Sequential(
+            nn.Linear(n_invariants, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
+        )
+        self.last = nn.Linear(hidden, sum(degrees) * channels)
+        factors = torch.arange(sum(degrees)).split(degrees)
+        rows = [f if m == 0 else torch.cat([f, f]) for m, f in enumerate(factors)]
+        self.register_buffer("factor_of_row", torch.cat(rows), persistent=False)
+
+    def forward(self, x: Tensor, invariants: Tensor, sign: Tensor) -> Tensor:
+        """Weight features of one end of pairs.
+
+        Args:
+            x: ``(P, K, C)``, edge rows.
+            invariants: pair embedding, seen from that end, ``(P, n_invariants)``.
+            sign: further factor of every row and channel, ``(K, C)``.
+        """
+        # rows that share a factor have it twice in one product: cheaper than to copy its result
+        weight = self.last.weight.unflatten(0, (-1, self.channels))
+        weight = weight.index_select(0, self.factor_of_row) * sign[:, :, None]  # (K, C, hidden)
+        bias = self.last.bias.unflatten(0, (-1, self.channels))
+        bias = bias.index_select(0, self.factor_of_row) * sign
+        hidden = self.network(invariants)
+        factors = nn.functional.linear(hidden, weight.flatten(0, 1), bias.flatten())
+        return x * factors.view(x.shape)
+
+
+class BothEnds(nn.Module):
+    """From the atoms to functions of a pair: weighted features of both ends, plus and minus.
+
+    Args:
+        l_max: largest degree.
+        channels: natural and pseudo channels.
+        n_invariants: size of the pair embedding.
+        hidden: width of the radial network.
+    """
+
+    def __init__(
+        self, l_max: int, channels: tuple[int, int], n_invariants: int, hidden: int
+    ) -> None:
+        super().__init__()
+        self.rows = EdgeRows(l_max, channels)
+        self.weights = RadialWeights(l_max, sum(channels), n_invariants, hidden)
+
+    def forward(self, ends: tuple[Tensor, Tensor], invariants: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``plus`` and ``minus``, ``(P, K, C)``.
+
+        Args:
+            ends: features of atoms i and of atoms j, `EdgeRows.gather`.
+            invariants: embedding of (i, j), then of (j, i), ``(2P, n_invariants)``.
+        """
+        from_i, from_j = invariants.chunk(2, dim=0)
+        half = math.sqrt(0.5)
+        own = self.weights(ends[0], from_i, half * self.rows.own_sign)
+        other = self.weights(ends[1], from_j, half * self.rows.other_sign)
+        return own + other, own - other
 
 
 class SO2Convolution(nn.Module):
-    """Two SO(2) maps with a gate between them, the first one weighted by the pair's invariants.
+    """SO(2) maps of plus and minus, and a gate.
 
     Args:
         l_max: largest degree.
         inputs: natural and pseudo channels that come in.
-        hidden: the same between the two maps.
         outputs: the same for those that go out.
-        n_invariants: size of the pair embedding.
-        radial_hidden: width of the radial network.
     """
 
-    def __init__(
-        self,
-        l_max: int,
-        inputs: tuple[int, int],
-        hidden: tuple[int, int],
-        outputs: tuple[int, int],
-        n_invariants: int,
-        radial_hidden: int,
-    ) -> None:
+    def __init__(self, l_max: int, inputs: tuple[int, int], outputs: tuple[int, int]) -> None:
         super().__init__()
-        self.n_factors, self.n_in = sum(SO2Layout(l_max).degrees), sum(inputs)
-        self.radial = nn.Sequential(
-            nn.Linear(n_invariants, radial_hidden),
-            nn.SiLU(),
-            nn.Linear(radial_hidden, radial_hidden),
-            nn.SiLU(),
-            nn.Linear(radial_hidden, self.n_factors * self.n_in),
-        )
-        self.gate = EdgeGate(l_max, hidden)
-        self.first = SO2Linear(l_max, inputs, hidden, n_scalars=self.gate.n_gates)
-        self.second = SO2Linear(l_max, hidden, outputs)
+        self.gate = EdgeGate(l_max, outputs)
+        self.plus = SO2Linear(l_max, inputs, outputs, n_scalars=self.gate.n_gates)
+        self.minus = SO2Linear(l_max, inputs, outputs)
 
-    def forward(self, x: Tensor, invariants: Tensor) -> Tensor:
-        """Convolve features in the edge frame.
-
-        Args:
-            x: ``(E, (L+1)^2, C_in)``.
-            invariants: pair embedding, ``(E, n_invariants)``.
-        """
-        # 1. weights of the filter: functions of distance and elements
-        scale = self.radial(invariants).view(len(x), self.n_factors, self.n_in)
-        # 2. the convolution, with invariants for the gate beside it
-        hidden, gates = self.first(x, scale)
-        # 3. non-linearity through invariants only
-        hidden = self.gate(hidden, gates)
-        # 4. a second convolution along the same edge
-        y: Tensor = self.second(hidden)[0]
-        return y
+    def forward(self, plus: Tensor, minus: Tensor) -> tuple[Tensor, Tensor]:
+        """Convolve ``plus`` and ``minus`` ``(P, K, C_in)`` of pairs; see `EdgeRows`."""
+        # 1. the convolution, with invariants for the gate beside it
+        plus, gates = self.plus(plus)
+        minus, _ = self.minus(minus)
+        # 2. non-linearity through invariants only
+        gated: tuple[Tensor, Tensor] = self.gate(plus, minus, gates)
+        return gated

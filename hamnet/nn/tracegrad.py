@@ -165,28 +165,38 @@ def join_node(groups: Sequence[Tensor], l_max: int) -> Tensor:
 
 
 def pair_groups(l_max: int, channels: tuple[int, int]) -> list[Group]:
-    """Return the groups of a pair's features in its own frame: each ``|m|``."""
+    """Return the groups of a pair's features in its own frame: each ``|m|``, plus and minus.
+
+    Plus features with m = 0 are invariants; minus ones change sign with the order of the atoms.
+    """
     n = l_max + 1
-    zero = [Group(1, n * channels[0], is_invariant=True)]
-    zero += [Group(1, n * channels[1])] if channels[1] else []
-    return zero + [Group(2, (n - m) * sum(channels)) for m in range(1, n)]
+    groups = []
+    for is_plus in (True, False):
+        groups.append(Group(1, n * channels[0], is_invariant=is_plus))
+        groups += [Group(1, n * channels[1])] if channels[1] else []
+        groups += [Group(2, (n - m) * sum(channels)) for m in range(1, n)]
+    return groups
 
 
-def split_pair(x: Tensor, l_max: int, channels: tuple[int, int]) -> list[Tensor]:
+def split_pair(plus: Tensor, minus: Tensor, l_max: int, channels: tuple[int, int]) -> list[Tensor]:
     """Cut pair features ``(P, (L+1)^2, C)`` in edge rows into the groups of `pair_groups`."""
-    n = l_max + 1
-    rows = x.split([n] + [2 * (n - m) for m in range(1, n)], dim=1)
-    zero = [p.flatten(1)[:, None] for p in rows[0].split(channels, dim=2) if p.shape[2]]
-    return zero + [torch.stack([half.flatten(1) for half in r.chunk(2, 1)], 1) for r in rows[1:]]
+    n, groups = l_max + 1, []
+    for x in (plus, minus):
+        rows = x.split([n] + [2 * (n - m) for m in range(1, n)], dim=1)
+        zero = [p.flatten(1)[:, None] for p in rows[0].split(channels, dim=2) if p.shape[2]]
+        groups += zero + [r.flatten(1).unflatten(1, (2, -1)) for r in rows[1:]]
+    return groups
 
 
-def join_pair(groups: Sequence[Tensor], l_max: int, channels: tuple[int, int]) -> Tensor:
+def join_pair(
+    groups: Sequence[Tensor], l_max: int, channels: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     """Inverse of `split_pair`."""
-    n, n_zero = l_max + 1, 2 if channels[1] else 1
-    zeros = zip(groups[:n_zero], channels, strict=False)
-    zero = torch.cat([g[:, 0].unflatten(1, (n, c)) for g, c in zeros], dim=2)
-    rest = [
-        g.unflatten(2, (n - m, sum(channels))).flatten(1, 2)
-        for m, g in enumerate(groups[n_zero:], start=1)
-    ]
-    return torch.cat([zero, *rest], dim=1)
+    n, n_zero, out = l_max + 1, 2 if channels[1] else 1, []
+    half = len(groups) // 2
+    for part in (groups[:half], groups[half:]):
+        zeros = zip(part[:n_zero], channels, strict=False)
+        zero = torch.cat([g[:, 0].unflatten(1, (n, c)) for g, c in zeros], dim=2)
+        rest = [g.flatten(1).unflatten(1, (-1, sum(channels))) for g in part[n_zero:]]
+        out.append(torch.cat([zero, *rest], dim=1))
+    return out[0], out[1]

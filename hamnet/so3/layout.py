@@ -17,6 +17,13 @@ import torch
 from torch import Tensor
 
 
+def edge_row(m: int, *, odd: bool, pseudo: bool) -> tuple[int, float]:
+    """Return the component (m or -m) and the sign that stand in the even or odd row of ``|m|``."""
+    if not pseudo or m == 0:
+        return (-m if odd else m), 1.0
+    return (m, -1.0) if odd else (-m, 1.0)
+
+
 @dataclass(frozen=True)
 class SO2Layout:
     """Rows of edge-frame features up to degree ``l_max``."""
@@ -38,31 +45,20 @@ class SO2Layout:
         """Number of rows of each ``|m|``."""
         return [n if m == 0 else 2 * n for m, n in enumerate(self.degrees)]
 
-    @cached_property
-    def natural(self) -> tuple[list[int], Tensor]:
-        """Laboratory row and sign of every edge-frame row, natural parity."""
-        rows = [l * l + l for l in range(self.l_max + 1)]
-        for m in range(1, self.l_max + 1):
-            rows += [l * l + l + m for l in range(m, self.l_max + 1)]
-            rows += [l * l + l - m for l in range(m, self.l_max + 1)]
-        return rows, torch.ones(self.n_rows, dtype=torch.float64)
-
-    @cached_property
-    def pseudo(self) -> tuple[list[int], Tensor]:
-        """Laboratory row and sign of every edge-frame row, pseudo parity."""
-        rows = [l * l + l for l in range(self.l_max + 1)]
-        signs = [1.0] * len(rows)
-        for m in range(1, self.l_max + 1):
-            n = self.l_max + 1 - m
-            rows += [l * l + l - m for l in range(m, self.l_max + 1)]
-            rows += [l * l + l + m for l in range(m, self.l_max + 1)]
-            signs += [1.0] * n + [-1.0] * n
+    def rows(self, *, pseudo: bool) -> tuple[list[int], Tensor]:
+        """Return the laboratory row and the sign of every edge-frame row of one parity."""
+        rows, signs = [], []
+        for m in range(self.l_max + 1):
+            for odd in (False, True)[: 1 if m == 0 else 2]:
+                signed, sign = edge_row(m, odd=odd, pseudo=pseudo)
+                rows += [l * l + l + signed for l in range(m, self.l_max + 1)]
+                signs += [sign] * (self.l_max + 1 - m)
         return rows, torch.tensor(signs, dtype=torch.float64)
 
     @cached_property
     def degree_of_row(self) -> Tensor:
         """Degree l of every edge-frame row, ``((L+1)^2,)``."""
-        return torch.tensor([math.isqrt(row) for row in self.natural[0]])
+        return torch.tensor([math.isqrt(row) for row in self.rows(pseudo=False)[0]])
 
     @cached_property
     def reflection(self) -> Tensor:

@@ -51,44 +51,40 @@ class EdgeFrame(nn.Module):
     """
 
     coefficients: Tensor
-    flips: Tensor
+    half_turn: Tensor
 
     def __init__(self, l_max: int) -> None:
         super().__init__()
-        self.layout = layout = SO2Layout(l_max)
+        self.layout = SO2Layout(l_max)
         self._degrees = list(range(0, 2 * l_max + 1, 2))
-        full = torch.zeros(
-            sum(2 * k + 1 for k in self._degrees), layout.n_rows, layout.n_rows, dtype=torch.float64
-        )
+        n_harmonics = sum(2 * k + 1 for k in self._degrees)
+        parts = []
         for l in range(l_max + 1):
-            part = half_turn_coefficients(l)
-            full[: len(part), l * l : (l + 1) ** 2, l * l : (l + 1) ** 2] = part
-        matrices, flips = [], []
-        for rows, signs in (layout.natural, layout.pseudo):
-            matrices.append(full[:, rows] * signs[None, :, None])
-            flips.append(layout.half_turn[rows])
+            part = half_turn_coefficients(l).flatten(1)
+            parts.append(nn.functional.pad(part, (0, 0, 0, n_harmonics - len(part))))
         # derived from l_max: not part of the state dictionary
-        self.register_buffer("coefficients", torch.stack(matrices, dim=1), persistent=False)
-        self.register_buffer("flips", torch.stack(flips), persistent=False)
+        self.register_buffer("coefficients", torch.cat(parts, dim=1), persistent=False)
+        self.register_buffer("half_turn", self.layout.half_turn, persistent=False)
 
-    def forward(self, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rotations of natural and of pseudo features.
+    def forward(self, directions: Tensor) -> tuple[Tensor, ...]:
+        """Return the rotations of every degree.
 
         Args:
             directions: unit vectors, ``(P, 3)``.
 
         Returns:
-            Two orthogonal matrices a pair, ``(P, (L+1)^2, (L+1)^2)``, from laboratory rows to the
-            rows of `SO2Layout`. Their transposes rotate back.
+            For l = 0..L an orthogonal matrix a pair, ``(P, 2l+1, 2l+1)``, rows and columns
+            ``m = -l..l``, that takes the edge to the polar axis. Transposes rotate back.
         """
         upper = directions[:, 2:] >= 0  # (P, 1)
         pole = directions.new_tensor([0.0, 0.0, 1.0])
         axis = directions + torch.where(upper, pole, -pole)
         axis = axis / axis.norm(dim=-1, keepdim=True)
         harmonics = real_harmonics(self._degrees, axis)  # (P, n)
-        n, _, k, _ = self.coefficients.shape
-        both = (harmonics @ self.coefficients.reshape(n, -1)).view(-1, 2, k, k)
-        flips = self.flips[None, :, :, None]
-        both = both * torch.where(upper[:, None, None], torch.ones_like(flips), flips)
-        natural, pseudo = both.unbind(dim=1)
-        return natural, pseudo
+        numbers = [2 * l + 1 for l in range(self.layout.l_max + 1)]
+        matrices = (harmonics @ self.coefficients).split([n * n for n in numbers], dim=1)
+        flips = torch.where(upper, torch.ones_like(self.half_turn), self.half_turn)  # (P, K)
+        return tuple(
+            d.unflatten(1, (n, n)) * flip[:, :, None]
+            for n, d, flip in zip(numbers, matrices, flips.split(numbers, dim=1), strict=True)
+        )

@@ -20,7 +20,7 @@ from torch import Tensor
 from hamnet.data.samples import Sample
 from hamnet.irreps import BlockType, IrrepClass
 from hamnet.models import HamiltonianModel
-from hamnet.nn.readout import BlockFeatures, LinearReadout, block_rows, block_types
+from hamnet.nn.readout import LinearReadout, block_rows
 
 LAMBDAS = tuple(10.0 ** (-k) for k in range(0, 15))
 """Candidates, relative to the mean diagonal of the normal matrix."""
@@ -81,20 +81,15 @@ def accumulate(model: HamiltonianModel, batches: Iterable[Sample]) -> dict[str, 
         low = frames.to(model.dtype)
         features, _ = model.network.features(graph, low)
         envelope = model.network.envelope(low).double()
-        for block_type in block_types(graph):
-            rows = block_rows(graph, block_type)
-            fade = None if block_type.on_site else envelope[rows]
-            goal = _standardised(model, block_type, targets[block_type], fade)
-            for k, c in enumerate(readout.tables[block_type].classes):
-                name = f"{block_type.key}_{k}"
-                x = _design(readout, features, rows, block_type, c, fade)
-                r = goal[:, c.columns].reshape(-1, c.n_irreps) - x @ _weights(readout, name)
-                if name not in found:
-                    n, m = x.shape[1], r.shape[1]
-                    found[name] = NormalEquations(
-                        x.new_zeros(n, n), x.new_zeros(n, m), x.new_zeros(m)
-                    )
-                found[name].add(x, r)
+        fades = {t: None if t.on_site else envelope[block_rows(graph, t)] for t in targets}
+        goals = {t: _standardised(model, t, h, fades[t]) for t, h in targets.items()}
+        for t, c, name, inputs in readout.inputs(features, graph):
+            x = _design(inputs, c, fades[t])
+            r = goals[t][:, c.columns].reshape(-1, c.n_irreps) - x @ _weights(readout, name)
+            if name not in found:
+                n, m = x.shape[1], r.shape[1]
+                found[name] = NormalEquations(x.new_zeros(n, n), x.new_zeros(n, m), x.new_zeros(m))
+            found[name].add(x, r)
     return found
 
 
@@ -106,16 +101,9 @@ def _standardised(
     return (h - (shift if fade is None else fade[:, None] * shift)) / scale
 
 
-def _design(
-    readout: LinearReadout,
-    features: BlockFeatures,
-    rows: Tensor | slice,
-    block_type: BlockType,
-    c: IrrepClass,
-    fade: Tensor | None,
-) -> Tensor:
+def _design(inputs: Tensor, c: IrrepClass, fade: Tensor | None) -> Tensor:
     """Return the rows of the least-squares problem, a column of ones last where a bias is."""
-    x = readout.inputs(features, rows, block_type, c).double()  # (n_rows, n_components, n_in)
+    x = inputs.double()  # (n_rows, n_components, n_in)
     if c.is_invariant:
         x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
     if fade is not None:
