@@ -219,14 +219,12 @@ class SO2Network(nn.Module):
             traces |= self._decode(z, graph, [t for t in types if not t.on_site])
         # 3. the readout sees every layer; an atom also the sum of its pairs
         inverse = self.norm_pair(*(x for both in pairs for x in both))
-        fade = self.envelope(frames) * self.message_weight * inverse[:, 0, 0]
-        plus, minus = pairs[-1]
-        nodes.append(self.rows.scatter(plus, minus, frames.scaled(fade), len(nodes[0])))
+        scale = inverse[:, 0, 0]
+        back = frames.scaled(self.envelope(frames) * self.message_weight * scale)
+        nodes.append(self.rows.scatter(*pairs[-1], back, len(nodes[0])))
         nodes = [x * self.norm_node(x) for x in nodes]
-        plus_layers, minus_layers = (
-            [x * inverse for x in part] for part in zip(*pairs, strict=True)
-        )
-        return BlockFeatures(nodes, plus_layers, minus_layers), traces
+        plus, minus = zip(*pairs, strict=True)
+        return BlockFeatures(nodes, plus, minus, scale), traces
 
     def forward(self, graph: NeighbourGraph, frames: PairFrames) -> NetworkOutput:
         """Return the standardised irreps of all blocks of a batch.

@@ -20,11 +20,13 @@ class BlockFeatures:
         plus: of every layer, pairs in edge rows, even under exchange of the atoms (`EdgeRows`),
             ``(P, K, C)``.
         minus: the same, odd.
+        scale: what all features of a pair are to be multiplied by, ``(P,)``.
     """
 
     nodes: Sequence[Tensor]
     plus: Sequence[Tensor]
     minus: Sequence[Tensor]
+    scale: Tensor
 
 
 def block_rows(graph: NeighbourGraph, block_type: BlockType) -> Tensor | slice:
@@ -99,34 +101,32 @@ class LinearReadout(nn.Module):
     ) -> Iterator[tuple[BlockType, IrrepClass, str, Tensor]]:
         """Yield what every class is read from, for the block types of a graph in their order.
 
+        Those of pairs are still to be multiplied by `BlockFeatures.scale`.
+
         Yields:
             Block type, class, name of the weights, features ``(n_rows, n_components, n_inputs)``.
         """
         # Everything is cut by `split`, whose gradient is one copy; that of a slice is a whole
         # tensor of zeros.
         degrees = [2 * l + 1 for l in range(self.layout.l_max + 1)]
-        nodes = _cut(features.nodes, self.channels, degrees)
-        sizes = list(graph.pair_counts)
+        nodes = [_cut(x, self.channels, degrees) for x in features.nodes]
         pairs = [
-            [
-                [x.split(sizes) for x in parts]
-                for parts in _cut(source, self.channels, self.layout.row_splits)
-            ]
-            for source in (features.plus, features.minus)
+            [_cut(x, self.channels, self.layout.row_splits, graph.pair_counts) for x in layers]
+            for layers in (features.plus, features.minus)
         ]
         for block_type in block_types(graph):
             rows = block_rows(graph, block_type)
             for k, c in enumerate(self.tables[block_type].classes):
                 name = f"{block_type.key}_{k}"
                 if block_type.on_site:
-                    yield block_type, c, name, nodes[c.pseudo][c.order][rows]
+                    parts = [x[c.pseudo][c.order][0][rows] for x in nodes]
+                    yield block_type, c, name, torch.cat(parts, dim=2)
                     continue
                 index = graph.pair_types.index((block_type.z_i, block_type.z_j))
                 sources = {1: pairs[:1], -1: pairs[1:], 0: pairs}[c.exchange]
                 parities = (0, 1) if c.order else (int(c.pseudo),)
-                chosen = [source[p][c.order][index] for p in parities for source in sources]
-                joined = torch.cat(chosen, dim=2)
-                n = self.layout.degrees[c.order]
+                parts = [x[p][c.order][index] for p in parities for s in sources for x in s]
+                joined, n = torch.cat(parts, dim=2), self.layout.degrees[c.order]
                 yield block_type, c, name, joined.unflatten(1, (c.n_components, n)).flatten(2)
 
     def forward(self, features: BlockFeatures, graph: NeighbourGraph) -> dict[BlockType, Tensor]:
@@ -134,18 +134,24 @@ class LinearReadout(nn.Module):
 
         Columns are those of `BlockIrreps.classes`; pairs are in their own frames.
         """
+        scales = features.scale[:, None, None].split(graph.pair_counts)
+        scale_of = dict(zip(graph.pair_types, scales, strict=True))
         parts: dict[BlockType, list[Tensor]] = {}
-        for block_type, _, name, x in self.inputs(features, graph):
+        for t, _, name, x in self.inputs(features, graph):
             y = x @ self.weights[name]
+            if not t.on_site:
+                y = y * scale_of[t.z_i, t.z_j]
             if name in self.biases:
                 y = y + self.biases[name]
-            parts.setdefault(block_type, []).append(y.flatten(1))
+            parts.setdefault(t, []).append(y.flatten(1))
         return {t: torch.cat(y, dim=1) for t, y in parts.items()}
 
 
 def _cut(
-    layers: Sequence[Tensor], channels: tuple[int, int], rows: list[int]
-) -> list[tuple[Tensor, ...]]:
-    """Join layers and cut them: for natural, then pseudo channels, the parts of the rows."""
-    by_parity = zip(*(x.split(channels, dim=2) for x in layers), strict=True)
-    return [torch.cat(parts, dim=2).split(rows, dim=1) for parts in by_parity]
+    x: Tensor, channels: tuple[int, int], rows: list[int], counts: Sequence[int] | None = None
+) -> list[list[tuple[Tensor, ...]]]:
+    """Cut features ``(N, K, C)`` by parity, then by degree or order, then by the counts of N."""
+    return [
+        [part.split(len(x) if counts is None else counts) for part in half.split(rows, dim=1)]
+        for half in x.split(channels, dim=2)
+    ]

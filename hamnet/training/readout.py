@@ -83,8 +83,10 @@ def accumulate(model: HamiltonianModel, batches: Iterable[Sample]) -> dict[str, 
         envelope = model.network.envelope(low).double()
         fades = {t: None if t.on_site else envelope[block_rows(graph, t)] for t in targets}
         goals = {t: _standardised(model, t, h, fades[t]) for t, h in targets.items()}
+        scale = features.scale.double()
         for t, c, name, inputs in readout.inputs(features, graph):
-            x = _design(inputs, c, fades[t])
+            units = None if t.on_site else scale[block_rows(graph, t)]
+            x = _design(inputs, c, units, fades[t])
             r = goals[t][:, c.columns].reshape(-1, c.n_irreps) - x @ _weights(readout, name)
             if name not in found:
                 n, m = x.shape[1], r.shape[1]
@@ -101,9 +103,11 @@ def _standardised(
     return (h - (shift if fade is None else fade[:, None] * shift)) / scale
 
 
-def _design(inputs: Tensor, c: IrrepClass, fade: Tensor | None) -> Tensor:
+def _design(inputs: Tensor, c: IrrepClass, scale: Tensor | None, fade: Tensor | None) -> Tensor:
     """Return the rows of the least-squares problem, a column of ones last where a bias is."""
     x = inputs.double()  # (n_rows, n_components, n_in)
+    if scale is not None:
+        x = x * scale[:, None, None]
     if c.is_invariant:
         x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
     if fade is not None:
