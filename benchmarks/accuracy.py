@@ -39,7 +39,9 @@ def main() -> None:
     if options.minutes > 0:
         budgets.append(("trained", [f"training.max_minutes={options.minutes}"]))
     rows = [_row(options, name, settings) for name, settings in budgets]
-    finish(rows, options.json, task=options.task, reference=options.reference, seed=options.seed)
+    finish(
+        rows, options, ("model",), task=options.task, reference=options.reference, seed=options.seed
+    )
 
 
 def _options() -> argparse.Namespace:

@@ -1,25 +1,99 @@
-"""What every benchmark shares: its options, the environment, and the result file."""
+"""What every benchmark shares: options, environment, clock, molecules, and the result file."""
 
 import argparse
 import datetime
 import json
 import os
 import platform
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hamnet.models.metadata import library_versions
+from hamnet.structure import Structure
+
+PACKAGES = ("hamnet", "torch", "e3nn", "numpy", "scipy", "pyscf", "lightning", "fairchem-core")
+"""Whose versions are recorded, where they are installed."""
+
+MOLECULES = {
+    "water": "O",
+    "ethanol": "CCO",
+    "aspirin": "CC(=O)Oc1ccccc1C(=O)O",
+    "estrone": "C[C@]12CC[C@H]3[C@H]([C@@H]1CCC2=O)CCC4=C3C=CC(=C4)O",
+    "testosterone isobutyrate": (
+        "CC(C)C(=O)O[C@H]1CC[C@H]2[C@@H]3CCC4=CC(=O)CC[C@]4(C)[C@H]3CC[C@]12C"
+    ),
+}
+"""3, 9, 21, 42 and 60 atoms (1, 3, 13, 20 and 26 heavy ones), as SMILES."""
+
+Row = dict[str, Any]
+Rows = Sequence[Row]
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with ``--quick`` and ``--json FILE``."""
-    made = argparse.ArgumentParser(description=description)
+def parser(
+    description: str | None, table: Callable[[Rows], str] | None = None
+) -> argparse.ArgumentParser:
+    """Return a parser with the options of every benchmark.
+
+    Args:
+        description: the benchmark's own docstring.
+        table: makes the markdown of ``--table`` from the rows of a file; `markdown` by default.
+    """
+    make = table or markdown
+
+    class Table(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+            print(make(json.loads(Path(given[1]).read_text(encoding="utf-8"))["rows"]))
+            parser.exit()
+
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("--quick", action="store_true", help="A small version, for a look.")
     made.add_argument("--json", type=Path, help="Write environment and rows to this file.")
+    made.add_argument(
+        "--append", action="store_true", help="Add the rows to those of the file, or replace them."
+    )
+    made.add_argument("--table", action=Table, help="Print the table of a result file, and stop.")
     return made
+
+
+@cache
+def molecule(name: str) -> Structure:
+    """Return one of `MOLECULES`, the first geometry of RDKit's ETKDG and MMFF94, seed 0."""
+    from hamnet_datasets.smiles import embed  # noqa: PLC0415
+
+    return embed(MOLECULES[name])[0]
+
+
+def seconds(function: Callable[[], object], warm_up: bool = True, budget: float = 1.0) -> float:
+    """Return the median wall time of a call after a warming-up one.
+
+    At least three calls, up to twenty within the budget; a single one where it takes more than
+    twice the budget, because the noise of a machine is small over such times.
+    """
+    if warm_up:
+        function()
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < budget and len(times) < 20):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+        if times[0] > 2 * budget:
+            break
+    return statistics.median(times)
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Return the slope of log(value) in log(size): the power with which the values grow."""
+    x, y = torch.tensor(sizes).double().log(), torch.tensor(values).double().log()
+    x = x - x.mean()
+    return round(float(x @ (y - y.mean()) / (x @ x)), 2)
 
 
 def environment() -> dict[str, Any]:
@@ -30,8 +104,18 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": library_versions(),
+        "versions": {"python": platform.python_version(), **_versions()},
     }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # an environment made for one other library
+            continue
+    return found
 
 
 def _processor() -> str:
@@ -42,17 +126,40 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def finish(rows: Sequence[dict[str, Any]], path: Path | None, **settings: Any) -> None:
-    """Print the rows as a table and write the result file."""
+def finish(
+    rows: Rows, options: argparse.Namespace, key: Sequence[str] = (), **settings: Any
+) -> None:
+    """Print the rows as a table and write the result file.
+
+    Args:
+        rows: of this run.
+        options: as the benchmark's parser gave them.
+        key: columns that tell one row from another: ``--append`` replaces rows with the same ones.
+        settings: what else belongs into the file.
+    """
+    print(markdown(rows))
+    if options.json is None:
+        return
+    run = {"environment": environment(), "settings": settings}
+    data = {**run, "rows": list(rows)}
+    if options.append and options.json.exists():
+        data = json.loads(options.json.read_text(encoding="utf-8"))
+        runs = data.setdefault("appended", [])
+        runs.append(run)
+        new = {tuple(row.get(k) for k in key) for row in rows}
+        kept = [row for row in data["rows"] if tuple(row.get(k) for k in key) not in new]
+        data["rows"] = kept + [{**row, "run": len(runs)} for row in rows]
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def markdown(rows: Rows) -> str:
+    """Return rows as a markdown table."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    print("| " + " | ".join(columns) + " |")
-    print("|" + "---|" * len(columns))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for row in rows:
-        print("| " + " | ".join(_cell(row.get(name, "")) for name in columns) + " |")
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = {"environment": environment(), "settings": settings, "rows": list(rows)}
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        lines.append("| " + " | ".join(_cell(row.get(name, "")) for name in columns) + " |")
+    return "\n".join(lines)
 
 
 def _cell(value: Any) -> str:

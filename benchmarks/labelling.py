@@ -175,7 +175,7 @@ def main() -> None:
     if arguments.part != "speed":
         rows += memory_rows(500 if arguments.quick else 100_000, n_workers=1)
         rows += memory_rows(2_000 if arguments.quick else 100_000, n_workers=0)
-    finish(rows, arguments.json, level=LEVEL.model_dump(mode="json"))
+    finish(rows, arguments, level=LEVEL.model_dump(mode="json"))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def main() -> None:
             runs = 3 if options.quick else 10
             seconds = _median(lambda m=model, s=structure: m.predict([s]), runs)
             rows.append(_row(name, structure, reference, scf, seconds, options.threads))
-    finish(rows, options.json, level=str(LEVEL), threads=options.threads)
+    finish(rows, options, level=str(LEVEL), threads=options.threads)
 
 
 def _row(

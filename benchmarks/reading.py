@@ -204,7 +204,7 @@ def main() -> None:
             )
         rows.append(waiting(folder, 64 if arguments.quick else 256, 5 if arguments.quick else 30))
         groups.close()
-    finish(rows, arguments.json, records=n)
+    finish(rows, arguments, records=n)
 
 
 if __name__ == "__main__":

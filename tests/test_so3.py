@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from e3nn import o3
+from scipy.special import lpmv
 
 from hamnet.nn.frames import EdgeRows, PairFrames
 from hamnet.nn.so2 import EdgeGate, SO2Linear
@@ -26,7 +27,22 @@ def directions() -> torch.Tensor:
     return r / r.norm(dim=1, keepdim=True)
 
 
-@pytest.mark.parametrize("l_max", [1, 4, 5])
+def test_real_harmonics_are_those_of_scipy():
+    """To degree 16, of which e3nn has 12: no Condon-Shortley sign, 'component' normalisation."""
+    degrees, r = list(range(17)), directions()
+    z, phi = r[:, 2].numpy(), torch.atan2(r[:, 1], r[:, 0]).numpy()
+    expected = []
+    for l in degrees:
+        for m in range(-l, l + 1):
+            k = abs(m)
+            norm = (2 * l + 1) * (2 if m else 1) * math.factorial(l - k) / math.factorial(l + k)
+            turn = np.sin(k * phi) if m < 0 else np.cos(k * phi)
+            expected.append((-1) ** k * math.sqrt(norm) * lpmv(k, l, z) * turn)
+    found = real_harmonics(degrees, r).numpy()
+    assert np.abs(found - np.stack(expected, axis=1)).max() < 1e-10
+
+
+@pytest.mark.parametrize("l_max", [1, 4, 5, 7, 8])
 def test_edge_frame_takes_the_edge_to_the_pole(l_max):
     r = directions()
     frame = EdgeFrame(l_max)

@@ -12,7 +12,7 @@ class ModelConfig(Section):
 
     name: Literal["so2"] = "so2"
     """Name in the registry `hamnet.models.MODELS`."""
-    l_max: int | None = Field(default=None, ge=0, le=5)
+    l_max: int | None = Field(default=None, ge=0, le=8)
     """Largest degree of the features; None: twice the basis's largest angular momentum."""
     channels: int = Field(default=64, ge=1)
     """Natural channels of an atom and of a pair."""

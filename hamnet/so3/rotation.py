@@ -13,6 +13,7 @@ choice between the two charts is a rotation about the edge, which no SO(2)-equiv
 """
 
 import math
+from functools import cache
 
 import torch
 from e3nn import o3
@@ -20,16 +21,37 @@ from torch import Tensor, nn
 
 from hamnet.so3.layout import SO2Layout
 
+E3NN_LIMIT = 12
+"""Largest degree of e3nn's harmonics; the frames of degree L need those of degree 2L."""
+
 
 def real_harmonics(degrees: list[int], vectors: Tensor) -> Tensor:
     """Return real spherical harmonics ``m = -l..l`` of unit vectors ``(..., 3)`` for each degree.
 
-    'Component' normalisation: ``Y_l0(z) = sqrt(2l+1)``.
+    'Component' normalisation: ``Y_l0(z) = sqrt(2l+1)``. Degrees beyond e3nn's polynomials (l = 24
+    at most) are products of two lower ones, coupled to the largest degree.
     """
+    low = list(range(min(max(degrees), E3NN_LIMIT) + 1))
     harmonics: Tensor = o3.spherical_harmonics(
-        degrees, vectors[..., [1, 2, 0]], normalize=False, normalization="component"
+        low, vectors[..., [1, 2, 0]], normalize=False, normalization="component"
     )
-    return harmonics
+    if low == degrees:
+        return harmonics
+    parts = list(harmonics.split([2 * l + 1 for l in low], dim=-1))
+    top = parts[-1][..., :, None]
+    for l in range(E3NN_LIMIT + 1, max(degrees) + 1):
+        product = (top * parts[l - E3NN_LIMIT][..., None, :]).flatten(-2)
+        parts.append(product @ _stretched(l).to(product))
+    return torch.cat([parts[l] for l in degrees], dim=-1)
+
+
+@cache
+def _stretched(l: int) -> Tensor:
+    """Return the matrix from the products of harmonics 12 and l - 12 to those of degree l."""
+    a, b = E3NN_LIMIT, l - E3NN_LIMIT
+    w = o3.wigner_3j(a, b, l, dtype=torch.float64)
+    at_pole = math.sqrt((2 * a + 1) * (2 * b + 1)) * w[a, b, l]
+    return (math.sqrt(2 * l + 1) / at_pole * w).flatten(0, 1)
 
 
 def half_turn_coefficients(l: int) -> Tensor:
