@@ -21,10 +21,14 @@ docs: .venv/dev
 	$(BIN)/typer hamnet_cli.app utils docs --name hamnet --title Commands --output docs/commands.md
 	$(BIN)/zensical build --clean --strict
 
+# A look in minutes: make bench OPTIONS=--quick RESULTS=quick
+OPTIONS ?=
+RESULTS ?= benchmarks/results
+
 bench: .venv/test
 	$(PIP) --group bench
-	for name in prediction accuracy labelling reading; do \
-		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json || exit 1; \
+	for name in so2 model prediction scaling accuracy labelling reading; do \
+		OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py $(OPTIONS) --json $(RESULTS)/$$name.json || exit 1; \
 	done
 
 clean:

@@ -1,4 +1,4 @@
-"""What every benchmark shares: options, environment, clock, molecules, and the result file."""
+"""What every benchmark shares: options, environment, clock, and the result file."""
 
 import argparse
 import datetime
@@ -8,28 +8,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hamnet.structure import Structure
-
 PACKAGES = ("hamnet", "torch", "e3nn", "numpy", "scipy", "pyscf", "lightning", "fairchem-core")
 """Whose versions are recorded, where they are installed."""
-
-MOLECULES = {
-    "water": "O",
-    "ethanol": "CCO",
-    "aspirin": "CC(=O)Oc1ccccc1C(=O)O",
-    "estrone": "C[C@]12CC[C@H]3[C@H]([C@@H]1CCC2=O)CCC4=C3C=CC(=C4)O",
-    "testosterone isobutyrate": (
-        "CC(C)C(=O)O[C@H]1CC[C@H]2[C@@H]3CCC4=CC(=O)CC[C@]4(C)[C@H]3CC[C@]12C"
-    ),
-}
-"""3, 9, 21, 42 and 60 atoms (1, 3, 13, 20 and 26 heavy ones), as SMILES."""
 
 Row = dict[str, Any]
 Rows = Sequence[Row]
@@ -61,14 +47,6 @@ def parser(
     )
     made.add_argument("--table", action=Table, help="Print the table of a result file, and stop.")
     return made
-
-
-@cache
-def molecule(name: str) -> Structure:
-    """Return one of `MOLECULES`, the first geometry of RDKit's ETKDG and MMFF94, seed 0."""
-    from hamnet_datasets.smiles import embed  # noqa: PLC0415
-
-    return embed(MOLECULES[name])[0]
 
 
 def seconds(function: Callable[[], object], warm_up: bool = True, budget: float = 1.0) -> float:

@@ -20,7 +20,7 @@ class Hamnet(nn.Module):
         super().__init__()
         parts = (channels - channels // 4, channels // 4)
         self.l_max, self.parts = l_max, parts
-        self.frame = EdgeFrame(l_max).float()
+        self.frame = EdgeFrame(l_max)
         self.linear = SO2Linear(l_max, parts, parts)
         self.radial = _radial(sum(self.linear.layout.degrees) * channels)
 

@@ -1,74 +1,81 @@
 """From a geometry to orbital energies: the network against PySCF's converged RKS.
 
     python benchmarks/prediction.py
+    python benchmarks/prediction.py --max-pyscf-atoms 21
 
-Same process, same number of threads, same geometry; the median of several runs. The weights are
-random: they do not change the time. The time of the network holds the overlap by PySCF, the graph,
-the network, the assembly and the eigenproblem, and with a reference its H0.
+Same process, same number of threads, same geometry (PBE/def2-SVP, PySCF's defaults). The weights
+are random: they do not change the time. The time of the network holds the overlap by PySCF, the
+graph, the network, the assembly and the eigenproblem, and with a reference its H0. Medians of
+several calls; PySCF runs once beyond 10 atoms, and not at all beyond ``--max-pyscf-atoms``: nothing
+is extrapolated. `cpu_share` is the processor time over the wall time meanwhile. The exponents say
+how the times grow with the number of orbitals.
 """
 
-import statistics
+import argparse
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from ase.build import molecule
-from common import finish, parser
+from common import Row, Rows, exponent, finish, parser, seconds
 from pyscf import dft, lib
+from systems import LEVEL, MOLECULES, molecule, sizes, untrained_model
 
-from hamnet.data.level import LevelOfTheory
-from hamnet.integrals import basis_for, to_mole
-from hamnet.interop.ase import from_atoms
-from hamnet.models import HamiltonianModel
-from hamnet.models.config import ModelConfig
-from hamnet.models.metadata import Metadata
-from hamnet.structure import Structure, symbol
+from hamnet.integrals import to_mole
+from hamnet.structure import Structure
 
-LEVEL = LevelOfTheory(xc="pbe", basis="def2-svp")
-MOLECULES = {"water": "H2O", "ethanol": "CH3CH2OH"}
+REFERENCES = ("none", "sap", "minao")
+KEY = ("molecule", "reference")
 
 
 def main() -> None:
-    made = parser(__doc__)
-    made.add_argument("--threads", type=int, default=1)
-    options = made.parse_args()
+    options = _options()
     torch.set_num_threads(options.threads)
     lib.num_threads(options.threads)
-    rows = []
-    for name, key in MOLECULES.items():
-        structure = from_atoms(molecule(key))
-        scf = _median(lambda s=structure: _scf(s), 1 if options.quick else 3)
-        for reference in ("none", "sap", "minao"):
-            model = _model(structure, reference)
+    rows: list[Row] = []
+    for name in options.molecules:
+        structure = molecule(name)
+        scf: Row = {"pyscf_left_out": f"beyond {options.max_pyscf_atoms} atoms"}
+        if len(structure) <= options.max_pyscf_atoms:
+            repeat = len(structure) <= 10 and not options.quick
+            scf = _timed("pyscf", lambda s=structure: _scf(s), budget=1.0 if repeat else 0.0)
+        for reference in options.references:
+            model = untrained_model(structure, reference)
             model.predict([structure])
-            runs = 3 if options.quick else 10
-            seconds = _median(lambda m=model, s=structure: m.predict([s]), runs)
-            rows.append(_row(name, structure, reference, scf, seconds, options.threads))
-    finish(rows, options, level=str(LEVEL), threads=options.threads)
+            own = _timed("hamnet", lambda m=model, s=structure: m.predict([s]), budget=2.0)
+            row = {"molecule": name, **sizes(structure, model), "reference": reference}
+            row |= {"threads": options.threads, **own, **scf}
+            if "pyscf_ms" in scf:
+                row["ratio"] = round(scf["pyscf_ms"] / own["hamnet_ms"], 1)
+            rows.append(row)
+            print(row, flush=True)
+    growth = _growth(rows)
+    finish(rows, options, KEY, level=str(LEVEL), exponent_in_orbitals=growth)
+    print("growth exponents in the number of orbitals:", growth)
 
 
-def _row(
-    name: str, structure: Structure, reference: str, scf: float, seconds: float, threads: int
-) -> dict[str, Any]:
-    return {
-        "molecule": name,
-        "atoms": len(structure),
-        "reference": reference,
-        "threads": threads,
-        "pyscf_ms": round(1e3 * scf, 1),
-        "hamnet_ms": round(1e3 * seconds, 2),
-        "ratio": round(scf / seconds, 1),
-    }
+def _options() -> argparse.Namespace:
+    made = parser(__doc__, _table)
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--molecules", nargs="+", default=list(MOLECULES), choices=list(MOLECULES))
+    made.add_argument("--references", nargs="+", default=list(REFERENCES), choices=REFERENCES)
+    made.add_argument(
+        "--max-pyscf-atoms",
+        type=int,
+        default=100,
+        help="Largest molecule for which PySCF is run (60 atoms: many minutes on one thread).",
+    )
+    options = made.parse_args()
+    if options.quick:
+        options.molecules = ["water", "ethanol"]
+    return options
 
 
-def _median(function: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def _timed(name: str, function: Callable[[], object], budget: float) -> Row:
+    """Return the median wall time of a call, and the share of a core that the process got."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    ms = 1e3 * seconds(function, warm_up=False, budget=budget)
+    share = (time.process_time() - cpu) / (time.perf_counter() - wall)
+    return {f"{name}_ms": round(ms, 2), f"{name}_cpu_share": round(share, 2)}
 
 
 def _scf(structure: Structure) -> None:
@@ -79,21 +86,29 @@ def _scf(structure: Structure) -> None:
         raise RuntimeError("the SCF did not converge")
 
 
-def _model(structure: Structure, reference: str) -> HamiltonianModel:
-    basis = basis_for(structure, LEVEL.basis)
-    elements = sorted(basis.shells)
-    names = [symbol(z) for z in elements]
-    names += [f"{a}-{b}" for k, a in enumerate(names) for b in names[k:]]
-    torch.manual_seed(0)
-    metadata = Metadata(
-        basis=basis.to_dict(),
-        level=LEVEL,
-        pairs=tuple(names),
-        reference=reference,
-        model=ModelConfig(),
-        n_neighbours=len(structure) - 1.0,
-    )
-    return HamiltonianModel(metadata).eval()
+def _growth(rows: Rows) -> dict[str, float]:
+    """Return the powers of the number of orbitals with which the times grow."""
+    found = {}
+    for reference in REFERENCES:
+        points = [r for r in rows if r["reference"] == reference]
+        for name in ("hamnet_ms", "pyscf_ms"):
+            known = [r for r in points if name in r]
+            if len(known) > 1:
+                key = "pyscf" if name == "pyscf_ms" else f"hamnet, {reference}"
+                found[key] = exponent([r["orbitals"] for r in known], [r[name] for r in known])
+    return found
+
+
+def _table(rows: Rows) -> str:
+    lines = ["| molecule | atoms | orbitals | reference | PySCF (ms) | hamnet (ms) | ratio |"]
+    lines.append("|---" * 7 + "|")
+    for r in rows:
+        scf = f"{r['pyscf_ms']:,.0f}" if "pyscf_ms" in r else "not run"
+        cells = [r["molecule"], r["atoms"], r["orbitals"], r["reference"], scf]
+        cells += [f"{r['hamnet_ms']:,.1f}", r.get("ratio", "")]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    growth = ", ".join(f"{name}: {power}" for name, power in _growth(rows).items())
+    return "\n".join([*lines, "", f"Growth exponents in the number of orbitals: {growth}"])
 
 
 if __name__ == "__main__":

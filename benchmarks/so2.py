@@ -9,17 +9,20 @@ its channels pseudo; `e3nn-uvu` is the depthwise product with a linear map after
 `e3nn-uvw` the fully weighted product; `fairchem` the SO(2) convolution of eSEN/UMA, SO(3) only, run
 if fairchem-core is installed (in an environment of its own: add its rows with ``--append``).
 
-Times are medians, rotations included in hamnet's and fairchem's. `peak_mb` is the largest memory
-that tensors hold at one time in a forward and backward pass (torch profiler), without the inputs
-and weights. `peak_share` is hamnet's share of the rate of a matrix product that is timed beside it:
-the operations of the matrix products that the convolution needs (radial network, both rotations
-degree by degree, SO(2) matrices), forward, over the forward time. A cell is left out, and its row
-says so, where its time or memory, extrapolated from the method's largest cell so far, passes
-``--budget`` or ``--memory``.
+Half of the edges are the other half reversed, as in every neighbour list. Times are medians,
+rotations included in hamnet's and fairchem's. `peak_mb` is the largest memory that tensors hold at
+one time in a forward and backward pass (torch profiler), without the inputs and weights.
+`cpu_share` is the processor time over the wall time meanwhile: with one thread, less than 1 means
+that something else was running. `peak_share` is hamnet's share of the rate of a matrix product that
+is timed beside it: the operations of the matrix products that the convolution needs (radial
+network, both rotations degree by degree, SO(2) matrices), forward, over the forward time. A cell is
+left out, and its row says so, where its time or memory, extrapolated from the method's largest cell
+so far, passes ``--budget`` or ``--memory``.
 """
 
 import argparse
 import itertools
+import time
 from collections.abc import Callable
 
 import torch
@@ -88,7 +91,7 @@ def _measure(row: Row) -> Row:
     channels, n_edges, l_max = row["channels"], row["edges"], row["L"]
     torch.manual_seed(0)
     try:
-        layer: nn.Module = METHODS[row["method"]](l_max, channels)
+        layer: nn.Module = METHODS[row["method"]](l_max, channels).float()
     except ImportError as error:
         return {**row, "left_out": f"not installed ({error.name})"}
     n_nodes = n_edges // 20
@@ -96,8 +99,10 @@ def _measure(row: Row) -> Row:
     flat = row["method"].startswith("e3nn")
     x = torch.randn(n_nodes, shape[1] * channels) if flat else torch.randn(shape)
     x.requires_grad_()
-    vectors = torch.nn.functional.normalize(torch.randn(n_edges, 3), dim=1)
-    ends, embedding = torch.randint(0, n_nodes, (2, n_edges)), torch.randn(n_edges, N_RADIAL)
+    half = torch.nn.functional.normalize(torch.randn(n_edges // 2, 3), dim=1)
+    pairs = torch.randint(0, n_nodes, (2, n_edges // 2))
+    vectors, ends = torch.cat([half, -half]), torch.cat([pairs, pairs.flip(0)], dim=1)
+    embedding = torch.randn(n_edges, N_RADIAL)
 
     def forward() -> Tensor:
         out: Tensor = layer(x, vectors, ends, embedding)
@@ -107,14 +112,17 @@ def _measure(row: Row) -> Row:
         forward().sum().backward()
 
     peak_mb = _peak_mb(both)  # warms up, too
+    wall, cpu = time.perf_counter(), time.process_time()
     both_ms = 1e3 * seconds(both, warm_up=False)
     with torch.no_grad():
         forward_ms = 1e3 * seconds(forward)
+    cpu_share = (time.process_time() - cpu) / (time.perf_counter() - wall)
     row = {
         **row,
         "forward_ms": round(forward_ms, 2),
         "forward_backward_ms": round(both_ms, 2),
         "peak_mb": round(peak_mb, 1),
+        "cpu_share": round(cpu_share, 2),
         "matrix_product_gflops": round(_matrix_product_gflops(), 1),
     }
     if isinstance(layer, Hamnet):

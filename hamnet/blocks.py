@@ -29,8 +29,8 @@ class PairLayout:
 
     def __post_init__(self) -> None:
         shift, i, j = self.atom_pairs[:, :3], self.atom_pairs[:, 3], self.atom_pairs[:, 4]
-        if not (_is_canonical(shift, i, j) if shift.any() else i <= j).all():
-            bad = int(np.flatnonzero(~_is_canonical(shift, i, j))[0])
+        if not (is_canonical(shift, i, j) if shift.any() else i <= j).all():
+            bad = int(np.flatnonzero(~is_canonical(shift, i, j))[0])
             raise HamnetError(
                 f"pair {bad} {self.atom_pairs[bad].tolist()} is not canonical: the cell shift must "
                 "be lexicographically positive, or zero with i <= j"
@@ -63,7 +63,8 @@ class PairLayout:
         return row.astype(np.int64), col.astype(np.int64)
 
 
-def _is_canonical(shift: IntArray, i: IntArray, j: IntArray) -> NDArray[np.bool_]:
+def is_canonical(shift: IntArray, i: IntArray, j: IntArray) -> NDArray[np.bool_]:
+    """Return which pairs ``(i, j, R)`` are canonical; shifts ``[P, 3]``, atoms ``[P]``."""
     weight = np.sign(shift) @ np.array([4, 2, 1])  # the first non-zero component decides the sign
     canonical: NDArray[np.bool_] = (weight > 0) | (~shift.any(axis=1) & (i <= j))
     return canonical

@@ -5,15 +5,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hamnet.basis import OrbitalBasis
-from hamnet.blocks import PairLayout
+from hamnet.blocks import PairLayout, is_canonical
 from hamnet.data.record import Record
 from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph, batch_graphs, build_graph
 from hamnet.irreps import BlockType
 from hamnet.structure import IntArray, Structure
+
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,7 @@ class Sample:
 
 def make_sample(
     structure: Structure,
-    layout: PairLayout,
+    layout: PairLayout | None,
     basis: OrbitalBasis,
     cutoffs: tuple[float, float],
     target: Tensor | None = None,
@@ -59,12 +62,15 @@ def make_sample(
 
     Args:
         structure: the geometry.
-        layout: pairs of the matrix; pairs beyond the pair cutoff are left to zero.
+        layout: pairs of the matrix, those beyond the pair cutoff are left to zero; None: only the
+            pairs within it, so that nothing grows faster than the number of atoms.
         basis: orbitals of each element.
         cutoffs: message and pair cutoff, Angstrom.
         target: entries to learn, ``(n_entries,)``.
     """
     graph = build_graph(structure, *cutoffs)
+    if layout is None:
+        layout = cutoff_layout(graph, basis.atom_offsets(structure.numbers))
     return Sample(graph, (layout,), _entry_index(graph, layout, basis), target)
 
 
@@ -126,40 +132,82 @@ def batch_samples(samples: Sequence[Sample]) -> Sample:
     )
 
 
+def cutoff_layout(graph: NeighbourGraph, atom_offsets: IntArray) -> PairLayout:
+    """Return the layout of one structure that has the on-site blocks and the pairs of its graph.
+
+    Its size is proportional to the number of atoms, where that of a full matrix grows with the
+    square.
+    """
+    pairs, _ = _canonical_pairs(graph)
+    atoms = np.zeros((len(graph.numbers), 5), dtype=np.int64)
+    atoms[:, 3] = atoms[:, 4] = np.arange(len(atoms))
+    every = np.concatenate([atoms, pairs])
+    return PairLayout(every[np.lexsort(every.T[::-1])], np.asarray(atom_offsets, dtype=np.int64))
+
+
+def _canonical_pairs(graph: NeighbourGraph) -> tuple[IntArray, BoolArray]:
+    """Return the pairs of a graph as a layout would hold them, and which are reversed for that."""
+    pairs = np.concatenate([graph.shifts.numpy(), graph.pairs.numpy().T], axis=1)
+    reverse = ~is_canonical(pairs[:, :3], pairs[:, 3], pairs[:, 4])
+    reversed_pairs = np.concatenate([-pairs[:, :3], pairs[:, [4, 3]]], axis=1)
+    return np.where(reverse[:, None], reversed_pairs, pairs), reverse
+
+
 def _entry_index(
     graph: NeighbourGraph, layout: PairLayout, basis: OrbitalBasis
 ) -> dict[BlockType, Tensor]:
     """Find the entries of every on-site and pair block of one structure's graph."""
-    where = {tuple(pair): k for k, pair in enumerate(layout.atom_pairs.tolist())}
     numbers = graph.numbers.numpy()
+    pairs, reverse = _canonical_pairs(graph)
+    atoms = np.zeros((len(numbers), 5), dtype=np.int64)
+    atoms[:, 3] = atoms[:, 4] = np.arange(len(numbers))
+    found = _find(layout, np.concatenate([atoms, pairs]))
+    starts = layout.boundaries[:-1][found]
     index: dict[BlockType, Tensor] = {}
     for z in np.unique(numbers):
-        atoms = np.flatnonzero(numbers == z)
-        rows = [where[0, 0, 0, int(a), int(a)] for a in atoms]
-        n = basis.n_orbitals(int(z))
-        index[BlockType.atom(int(z))] = _positions(layout, rows, [False] * len(rows), (n, n))
-    start = 0
+        n, chosen = basis.n_orbitals(int(z)), np.flatnonzero(numbers == z)
+        index[BlockType.atom(int(z))] = _positions(starts[chosen], reverse[:0], (n, n))
+    first = 0
     for (z_i, z_j), count in zip(graph.pair_types, graph.pair_counts, strict=True):
-        chosen = slice(start, start + count)
-        start += count
-        found, swapped = [], []
-        for (i, j), shift in zip(
-            graph.pairs[:, chosen].T.tolist(), graph.shifts[chosen].tolist(), strict=True
-        ):
-            direct = where.get((*shift, i, j))
-            swapped.append(direct is None)
-            found.append(where[(*(-s for s in shift), j, i)] if direct is None else direct)
+        rows = slice(first, first + count)
+        first += count
         shape = basis.n_orbitals(z_i), basis.n_orbitals(z_j)
-        index[BlockType.pair((z_i, z_j))] = _positions(layout, found, swapped, shape)
+        index[BlockType.pair((z_i, z_j))] = _positions(
+            starts[len(numbers) :][rows], reverse[rows], shape
+        )
     return index
 
 
-def _positions(
-    layout: PairLayout, pairs: Sequence[int], swapped: Sequence[bool], shape: tuple[int, int]
-) -> Tensor:
-    """Return the entries of blocks as rows, transposed where the stored pair is (j, i)."""
+def _find(layout: PairLayout, pairs: IntArray) -> IntArray:
+    """Return the number in the layout of each canonical pair, ``[P, 5]``.
+
+    Raises:
+        HamnetError: the layout has no such pair.
+    """
+    every = np.concatenate([layout.atom_pairs, pairs])
+    low = every.min(axis=0)
+    keys = np.ravel_multi_index(tuple((every - low).T), tuple(every.max(axis=0) - low + 1))
+    known, wanted = np.split(keys, [len(layout.atom_pairs)])
+    order = np.argsort(known)
+    found = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
+    if (missing := known[found] != wanted).any():
+        raise HamnetError(
+            f"the matrix has no block for the pair {pairs[missing][0].tolist()} (R1, R2, R3, i, j) "
+            "within the pair cutoff"
+        )
+    return np.asarray(found)
+
+
+def _positions(starts: IntArray, swapped: BoolArray, shape: tuple[int, int]) -> Tensor:
+    """Return the entries of blocks as rows, transposed where the stored pair is (j, i).
+
+    Args:
+        starts: first entry of each block.
+        swapped: where that is the case, for each block; empty: nowhere.
+        shape: orbitals on the atoms of the graph's pair.
+    """
     local: IntArray = np.arange(shape[0] * shape[1])
-    transposed = local.reshape(shape[1], shape[0]).T.ravel()
-    starts = layout.boundaries[:-1][np.asarray(pairs, dtype=np.int64)]
-    rows = np.where(np.asarray(swapped)[:, None], transposed, local) + starts[:, None]
+    rows = starts[:, None] + local
+    if swapped.any():
+        rows[swapped] += local.reshape(shape[1], shape[0]).T.ravel() - local
     return torch.from_numpy(rows)
