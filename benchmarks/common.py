@@ -49,8 +49,14 @@ def parser(
     return made
 
 
-def seconds(function: Callable[[], object], warm_up: bool = True, budget: float = 1.0) -> float:
-    """Return the median wall time of a call after a warming-up one.
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+"""Processor time of one thread is the wall time of a machine that does nothing else."""
+
+
+def seconds(
+    function: Callable[[], object], warm_up: bool = True, budget: float = 1.0, clock: str = "wall"
+) -> float:
+    """Return the median time of a call after a warming-up one.
 
     At least three calls, up to twenty within the budget; a single one where it takes more than
     twice the budget, because the noise of a machine is small over such times.
@@ -59,9 +65,9 @@ def seconds(function: Callable[[], object], warm_up: bool = True, budget: float 
         function()
     times: list[float] = []
     while len(times) < 3 or (sum(times) < budget and len(times) < 20):
-        start = time.perf_counter()
+        start = CLOCKS[clock]()
         function()
-        times.append(time.perf_counter() - start)
+        times.append(CLOCKS[clock]() - start)
         if times[0] > 2 * budget:
             break
     return statistics.median(times)
@@ -105,7 +111,11 @@ def _processor() -> str:
 
 
 def finish(
-    rows: Rows, options: argparse.Namespace, key: Sequence[str] = (), **settings: Any
+    rows: Rows,
+    options: argparse.Namespace,
+    key: Sequence[str] = (),
+    fits: Callable[[Rows], Any] | None = None,
+    **settings: Any,
 ) -> None:
     """Print the rows as a table and write the result file.
 
@@ -113,6 +123,7 @@ def finish(
         rows: of this run.
         options: as the benchmark's parser gave them.
         key: columns that tell one row from another: ``--append`` replaces rows with the same ones.
+        fits: what follows from all rows of the file.
         settings: what else belongs into the file.
     """
     print(markdown(rows))
@@ -127,6 +138,8 @@ def finish(
         new = {tuple(row.get(k) for k in key) for row in rows}
         kept = [row for row in data["rows"] if tuple(row.get(k) for k in key) not in new]
         data["rows"] = kept + [{**row, "run": len(runs)} for row in rows]
+    if fits is not None:
+        data["fits"] = fits(data["rows"])
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 

@@ -80,7 +80,29 @@ class E3nnUvu(nn.Module):
 
 
 class E3nnUvw(nn.Module):
-    """Fully weighted tensor product; the radial weights multiply the filter of each degree."""
+    """Fully weighted tensor product, all weights of every edge from the radial network."""
+
+    def __init__(self, l_max: int, channels: int) -> None:
+        super().__init__()
+        features = o3.Irreps([(channels, (l, (-1) ** l)) for l in range(l_max + 1)])
+        self.filters = o3.Irreps.spherical_harmonics(l_max)
+        self.product = o3.FullyConnectedTensorProduct(
+            features, self.filters, features, internal_weights=False, shared_weights=False
+        )
+        self.radial = _radial(self.product.weight_numel)
+
+    def forward(self, x: Tensor, vectors: Tensor, ends: Tensor, embedding: Tensor) -> Tensor:
+        y = o3.spherical_harmonics(self.filters, vectors, normalize=False)
+        messages = self.product(x[ends[1]], y, self.radial(embedding))
+        return messages.new_zeros(len(x), messages.shape[1]).index_add(0, ends[0], messages)
+
+
+class E3nnUvwShared(nn.Module):
+    """Fully weighted tensor product with one weight for all edges.
+
+    The radial weights multiply the filter of each degree: cheaper, and closer to what the SO(2)
+    forms compute.
+    """
 
     def __init__(self, l_max: int, channels: int) -> None:
         super().__init__()
@@ -138,6 +160,7 @@ METHODS: dict[str, Callable[[int, int], nn.Module]] = {
     "hamnet": Hamnet,
     "e3nn-uvu": E3nnUvu,
     "e3nn-uvw": E3nnUvw,
+    "e3nn-uvw-shared": E3nnUvwShared,
     "fairchem": Fairchem,
 }
 

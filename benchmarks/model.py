@@ -21,13 +21,14 @@ import argparse
 import itertools
 import multiprocessing
 import resource
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
-from common import Row, finish, parser, seconds
+from common import Row, Rows, finish, parser, seconds
 from stages import stage, stage_shares
 from systems import LEVEL, MOLECULES, molecule, untrained_model
 
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    made = parser(__doc__)
+    made = parser(__doc__, _table)
     names = [name for name in MOLECULES if name != "estrone"]
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
@@ -176,6 +177,28 @@ def _structures(case: Row) -> list[Structure]:
 def _model(case: Row) -> HamiltonianModel:
     settings = {**SIZES[case["size"]], "tracegrad": case["tracegrad"]}
     return untrained_model(molecule(case["molecule"]), **settings)
+
+
+def _table(rows: Rows) -> str:
+    """Return a table for training and one for prediction: times, memory, and shares in percent."""
+    parts = []
+    for kind in dict.fromkeys(r["pass"] for r in rows):
+        chosen = [r for r in rows if r["pass"] == kind]
+        total: Counter[str] = Counter()
+        for r in chosen:
+            total.update(r.get("shares", {}))
+        stages = [name for name, _ in total.most_common()]
+        columns = ["size", "tracegrad", "molecule", "batch", "ms", "peak_mb"]
+        lines = [f"| {' | '.join([*columns, *(f'{name} (%)' for name in stages)])} |"]
+        lines.append("|---" * (len(columns) + len(stages)) + "|")
+        for r in chosen:
+            shares = [f"{100 * r['shares'].get(name, 0):.1f}" for name in stages if "shares" in r]
+            cells = [r["size"], r["tracegrad"], r["molecule"], r["batch"]]
+            cells += [f"{r['ms']:,.1f}", r["peak_mb"]] if "ms" in r else [r["left_out"], ""]
+            cells += shares or [""] * len(stages)
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+        parts.append("\n".join([kind, "", *lines]))
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

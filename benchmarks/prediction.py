@@ -7,16 +7,15 @@ Same process, same number of threads, same geometry (PBE/def2-SVP, PySCF's defau
 are random: they do not change the time. The time of the network holds the overlap by PySCF, the
 graph, the network, the assembly and the eigenproblem, and with a reference its H0. Medians of
 several calls; PySCF runs once beyond 10 atoms, and not at all beyond ``--max-pyscf-atoms``: nothing
-is extrapolated. `cpu_share` is the processor time over the wall time meanwhile. The exponents say
-how the times grow with the number of orbitals.
+is extrapolated. On a machine that is not quiet, ``--clock cpu`` counts the processor time of the
+one thread. The exponents say how the times grow with the number of orbitals.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 
 import torch
-from common import Row, Rows, exponent, finish, parser, seconds
+from common import CLOCKS, Row, Rows, exponent, finish, parser, seconds
 from pyscf import dft, lib
 from systems import LEVEL, MOLECULES, molecule, sizes, untrained_model
 
@@ -32,30 +31,34 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     lib.num_threads(options.threads)
     rows: list[Row] = []
+
+    def time(function: Callable[[], object], budget: float) -> float:
+        return round(1e3 * seconds(function, False, budget, options.clock), 2)
+
     for name in options.molecules:
         structure = molecule(name)
         scf: Row = {"pyscf_left_out": f"beyond {options.max_pyscf_atoms} atoms"}
         if len(structure) <= options.max_pyscf_atoms:
             repeat = len(structure) <= 10 and not options.quick
-            scf = _timed("pyscf", lambda s=structure: _scf(s), budget=1.0 if repeat else 0.0)
+            scf = {"pyscf_ms": time(lambda s=structure: _scf(s), budget=1.0 if repeat else 0.0)}
         for reference in options.references:
             model = untrained_model(structure, reference)
             model.predict([structure])
-            own = _timed("hamnet", lambda m=model, s=structure: m.predict([s]), budget=2.0)
+            own = {"hamnet_ms": time(lambda m=model, s=structure: m.predict([s]), budget=2.0)}
             row = {"molecule": name, **sizes(structure, model), "reference": reference}
-            row |= {"threads": options.threads, **own, **scf}
+            row |= {"threads": options.threads, "clock": options.clock, **own, **scf}
             if "pyscf_ms" in scf:
                 row["ratio"] = round(scf["pyscf_ms"] / own["hamnet_ms"], 1)
             rows.append(row)
             print(row, flush=True)
-    growth = _growth(rows)
-    finish(rows, options, KEY, level=str(LEVEL), exponent_in_orbitals=growth)
-    print("growth exponents in the number of orbitals:", growth)
+    finish(rows, options, KEY, _growth, level=str(LEVEL))
+    print("growth exponents in the number of orbitals:", _growth(rows))
 
 
 def _options() -> argparse.Namespace:
     made = parser(__doc__, _table)
     made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--clock", default="wall", choices=list(CLOCKS))
     made.add_argument("--molecules", nargs="+", default=list(MOLECULES), choices=list(MOLECULES))
     made.add_argument("--references", nargs="+", default=list(REFERENCES), choices=REFERENCES)
     made.add_argument(
@@ -68,14 +71,6 @@ def _options() -> argparse.Namespace:
     if options.quick:
         options.molecules = ["water", "ethanol"]
     return options
-
-
-def _timed(name: str, function: Callable[[], object], budget: float) -> Row:
-    """Return the median wall time of a call, and the share of a core that the process got."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    ms = 1e3 * seconds(function, warm_up=False, budget=budget)
-    share = (time.process_time() - cpu) / (time.perf_counter() - wall)
-    return {f"{name}_ms": round(ms, 2), f"{name}_cpu_share": round(share, 2)}
 
 
 def _scf(structure: Structure) -> None:

@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
-from common import Row, Rows, exponent, finish, parser, seconds
+from common import Row, Rows, exponent, finish, markdown, parser, seconds
 from systems import untrained_model
 
 from hamnet.blocks import HamiltonianBlocks
@@ -46,12 +46,12 @@ def main() -> None:
             print(rows[-1], flush=True)
             if reason:
                 break
-    finish(rows, options, KEY, threads=options.threads, exponents=_growth(rows))
+    finish(rows, options, KEY, _growth, threads=options.threads)
     print("growth exponents:", _growth(rows))
 
 
 def _options() -> argparse.Namespace:
-    made = parser(__doc__)
+    made = parser(__doc__, _table)
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
     made.add_argument("--atoms", type=int, nargs="+", default=[125, 250, 500, 1000, 2000])
@@ -143,6 +143,11 @@ def _growth(rows: Rows) -> dict[str, dict[str, float]]:
             for unit in ("atoms", "pairs")
         }
     return found
+
+
+def _table(rows: Rows) -> str:
+    growth = [f"{system}: {powers}" for system, powers in _growth(rows).items()]
+    return "\n".join([markdown(rows), "", "Growth exponents", *growth])
 
 
 def alkane(n_atoms: int) -> Structure:

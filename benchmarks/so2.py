@@ -6,8 +6,10 @@
 Each method maps node features to node features along given edges: gather, radial weights, (rotate,)
 product, (rotate back,) sum on the target. `hamnet` is exactly O(3)-equivariant with a quarter of
 its channels pseudo; `e3nn-uvu` is the depthwise product with a linear map afterwards (NequIP);
-`e3nn-uvw` the fully weighted product; `fairchem` the SO(2) convolution of eSEN/UMA, SO(3) only, run
-if fairchem-core is installed (in an environment of its own: add its rows with ``--append``).
+`e3nn-uvw` the fully weighted product, with weights of every edge from the radial network as in
+e3nn's documentation, `e3nn-uvw-shared` the same with one set of weights and radial factors;
+`fairchem` the SO(2) convolution of eSEN/UMA, SO(3) only, run if fairchem-core is installed (in an
+environment of its own: add its rows with ``--append``).
 
 Half of the edges are the other half reversed, as in every neighbour list. Times are medians,
 rotations included in hamnet's and fairchem's. `peak_mb` is the largest memory that tensors hold at
@@ -31,8 +33,14 @@ from convolutions import METHODS, N_RADIAL, Hamnet
 from torch import Tensor, nn
 
 KEY = ("method", "L", "channels", "edges")
-GROWTH = {"hamnet": (3, 1), "fairchem": (3, 1), "e3nn-uvu": (6, 1), "e3nn-uvw": (6, 2)}
-"""Powers of (L+1) and of the channels with which the time is extrapolated."""
+GROWTH = {
+    "hamnet": ((3, 1), (4, 1)),
+    "e3nn-uvu": ((6, 1), (4, 1)),
+    "e3nn-uvw": ((6, 2), (3, 2)),
+    "e3nn-uvw-shared": ((6, 2), (4, 1)),
+    "fairchem": ((3, 1), (4, 1)),
+}
+"""Powers of (L+1) and of the channels with which time and memory are extrapolated."""
 CALLS = 2.5
 """A slow cell costs about this many forward and backward passes."""
 
@@ -47,7 +55,7 @@ def main() -> None:
         reason = _too_much(row, rows, options)
         rows.append({**row, "left_out": reason} if reason else _measure(row))
         print(rows[-1], flush=True)
-    finish(rows, options, KEY, threads=options.threads, exponent_in_l_plus_1=_exponents(rows))
+    finish(rows, options, KEY, _exponents, threads=options.threads)
     print("growth exponents in (L+1):", _exponents(rows))
 
 
@@ -68,18 +76,18 @@ def _options() -> argparse.Namespace:
 
 def _too_much(cell: Row, rows: Rows, options: argparse.Namespace) -> str:
     """Return why a cell is left out, or nothing."""
+    time_powers, memory_powers = GROWTH[cell["method"]]
+
+    def work(r: Row, powers: tuple[int, int] = time_powers) -> float:
+        return float((r["L"] + 1) ** powers[0] * r["channels"] ** powers[1] * r["edges"])
+
     same = [r for r in rows if r["method"] == cell["method"] and "peak_mb" in r]
-    degree, width = GROWTH[cell["method"]]
-
-    def work(r: Row, degree: int = degree, width: int = width) -> float:
-        return float((r["L"] + 1) ** degree * r["channels"] ** width * r["edges"])
-
     smaller = [r for r in same if work(r) < work(cell)]
     if not smaller:
         return ""
-    nearest = max(smaller, key=work)
-    spent = CALLS * nearest["forward_backward_ms"] / 1e3 * work(cell) / work(nearest)
-    memory = nearest["peak_mb"] / 1024 * work(cell, 4, 1) / work(nearest, 4, 1)
+    near = max(smaller, key=work)
+    spent = CALLS * near["forward_backward_ms"] / 1e3 * work(cell) / work(near)
+    memory = near["peak_mb"] / 1024 * work(cell, memory_powers) / work(near, memory_powers)
     if spent > options.budget:
         return f"about {spent:.0f} s, budget {options.budget:.0f} s"
     if memory > options.memory:

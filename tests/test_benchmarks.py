@@ -45,7 +45,10 @@ def test_options(path, monkeypatch, capsys):
     assert "--table" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["so2", "model", "prediction", "scaling"])
+TABLES = [p.stem for p in BENCHMARKS if (FOLDER / "results" / f"{p.stem}.json").exists()]
+
+
+@pytest.mark.parametrize("name", TABLES)
 def test_table_of_the_results(name, monkeypatch, capsys):
     results = FOLDER / "results" / f"{name}.json"
     start(monkeypatch, FOLDER / f"{name}.py", "--table", results)
@@ -58,10 +61,11 @@ def test_rows_of_a_second_run_replace_those_with_the_same_key(tmp_path):
     common = runpy.run_path(str(FOLDER / "common.py"))
     options = common["parser"]("").parse_args(["--append", "--json", str(tmp_path / "rows.json")])
     common["finish"]([{"a": 1, "ms": 1.0}, {"a": 2, "ms": 2.0}], options, ("a",))
-    common["finish"]([{"a": 2, "ms": 3.0}, {"a": 3, "ms": 4.0}], options, ("a",), threads=1)
+    common["finish"]([{"a": 2, "ms": 3.0}, {"a": 3, "ms": 4.0}], options, ("a",), len, threads=1)
     data = json.loads(options.json.read_text(encoding="utf-8"))
     assert [(r["a"], r["ms"]) for r in data["rows"]] == [(1, 1.0), (2, 3.0), (3, 4.0)]
     assert [r.get("run") for r in data["rows"]] == [None, 1, 1]
+    assert data["fits"] == 3
     assert data["appended"][0]["settings"] == {"threads": 1}
     assert data["environment"]["versions"]["torch"] == torch.__version__
 
