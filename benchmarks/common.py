@@ -3,11 +3,14 @@
 import argparse
 import datetime
 import json
+import multiprocessing
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -71,6 +74,18 @@ def seconds(
         if times[0] > 2 * budget:
             break
     return statistics.median(times)
+
+
+def in_own_process(function: Callable[..., Row], *arguments: Any) -> Row:
+    """Return what a function of a module returns in a new process, whose memory is its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def resident_mb() -> float:
+    """Return the largest resident memory of this process so far."""
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:

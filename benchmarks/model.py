@@ -19,16 +19,13 @@ or memory, proportional to the batch, would pass ``--budget`` or ``--memory``.
 
 import argparse
 import itertools
-import multiprocessing
-import resource
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
-from common import Row, Rows, finish, parser, seconds
+from common import CLOCKS, Row, Rows, finish, in_own_process, parser, resident_mb, seconds
 from stages import stage, stage_shares
 from systems import LEVEL, MOLECULES, molecule, untrained_model
 
@@ -56,15 +53,20 @@ def main() -> None:
     for size, tracegrad, name, kind, batch in cases:
         row = {"size": size, "tracegrad": tracegrad, "molecule": name, "pass": kind, "batch": batch}
         reason = _too_much(row, rows, options)
-        rows.append({**row, "left_out": reason} if reason else _in_own_process(row, options))
+        rows.append(
+            {**row, "left_out": reason}
+            if reason
+            else in_own_process(_measure, row, options.threads, options.clock)
+        )
         print(rows[-1], flush=True)
-    finish(rows, options, KEY, threads=options.threads, basis=LEVEL.basis)
+    finish(rows, options, KEY, threads=options.threads, clock=options.clock, basis=LEVEL.basis)
 
 
 def _options() -> argparse.Namespace:
     made = parser(__doc__, _table)
     names = [name for name in MOLECULES if name != "estrone"]
     made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--clock", default="wall", choices=list(CLOCKS))
     made.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     made.add_argument("--molecules", nargs="+", default=names, choices=list(MOLECULES))
     made.add_argument("--batches", type=int, nargs="+", default=[1, 32])
@@ -97,19 +99,13 @@ def _too_much(case: Row, rows: list[Row], options: argparse.Namespace) -> str:
     return ""
 
 
-def _in_own_process(case: Row, options: argparse.Namespace) -> Row:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_measure, case, options.threads).result()
-
-
-def _measure(case: Row, threads: int) -> Row:
+def _measure(case: Row, threads: int, clock: str) -> Row:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     call, facts = (_training if case["pass"] == "train" else _prediction)(case)
-    base = _resident_mb()
-    ms = 1e3 * seconds(call)
-    peak = _resident_mb()
+    base = resident_mb()
+    ms = 1e3 * seconds(call, clock=clock)
+    peak = resident_mb()
     return {
         **case,
         **facts,
@@ -118,11 +114,6 @@ def _measure(case: Row, threads: int) -> Row:
         "base_mb": round(base),
         "shares": stage_shares(call),
     }
-
-
-def _resident_mb() -> float:
-    """Return the largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _training(case: Row) -> tuple[Callable[[], None], Row]:

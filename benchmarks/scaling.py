@@ -15,13 +15,21 @@ pass ``--memory``.
 """
 
 import argparse
-import multiprocessing
-import resource
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import torch
-from common import Row, Rows, exponent, finish, markdown, parser, seconds
+from common import (
+    CLOCKS,
+    Row,
+    Rows,
+    exponent,
+    finish,
+    in_own_process,
+    markdown,
+    parser,
+    resident_mb,
+    seconds,
+)
 from systems import untrained_model
 
 from hamnet.blocks import HamiltonianBlocks
@@ -42,17 +50,22 @@ def main() -> None:
             row = _case(system, n_atoms, cutoffs)
             before = rows[-1] if rows and rows[-1]["system"] == system else None
             reason = _too_much(row, before, options.memory)
-            rows.append({**row, "left_out": reason} if reason else _in_own_process(row, options))
+            rows.append(
+                {**row, "left_out": reason}
+                if reason
+                else in_own_process(_measure, row, options.threads, options.clock)
+            )
             print(rows[-1], flush=True)
             if reason:
                 break
-    finish(rows, options, KEY, _growth, threads=options.threads)
+    finish(rows, options, KEY, _growth, threads=options.threads, clock=options.clock)
     print("growth exponents:", _growth(rows))
 
 
 def _options() -> argparse.Namespace:
     made = parser(__doc__, _table)
     made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--clock", default="wall", choices=list(CLOCKS))
     made.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
     made.add_argument("--atoms", type=int, nargs="+", default=[125, 250, 500, 1000, 2000])
     made.add_argument(
@@ -91,41 +104,32 @@ def _too_much(case: Row, before: Row | None, limit: float) -> str:
     return f"about {memory:.0f} GB, limit {limit:.0f} GB" if memory > limit else ""
 
 
-def _in_own_process(case: Row, options: argparse.Namespace) -> Row:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_measure, case, options.threads).result()
-
-
-def _measure(case: Row, threads: int) -> Row:
+def _measure(case: Row, threads: int, clock: str) -> Row:
     torch.set_num_threads(threads)
     structure = SYSTEMS[case["system"]](case["size"])
     small = SYSTEMS[case["system"]](30)
     cutoffs = (case["message_cutoff"], case["pair_cutoff"])
     model = untrained_model(small, message_cutoff=cutoffs[0], pair_cutoff=cutoffs[1])
-    base = _resident_mb()
+    base = resident_mb()
 
     def predict() -> HamiltonianBlocks:
         sample = make_sample(structure, None, model.basis, cutoffs)
         with torch.inference_mode():
             return HamiltonianBlocks(sample.layouts[0], model(sample).numpy())
 
-    graph_s = seconds(lambda: make_sample(structure, None, model.basis, cutoffs), budget=0.2)
-    total_s = seconds(predict, warm_up=case["atoms"] < 500)
+    graph_s = seconds(
+        lambda: make_sample(structure, None, model.basis, cutoffs), budget=0.2, clock=clock
+    )
+    total_s = seconds(predict, warm_up=case["atoms"] < 500, clock=clock)
     return {
         **case,
         "graph_ms": round(1e3 * graph_s, 1),
         "total_ms": round(1e3 * total_s, 1),
         "ms_an_atom": round(1e3 * total_s / case["atoms"], 3),
-        "peak_mb": round(_resident_mb()),
+        "peak_mb": round(resident_mb()),
         "base_mb": round(base),
-        "kb_an_atom": round((_resident_mb() - base) * 1024 / case["atoms"], 1),
+        "kb_an_atom": round((resident_mb() - base) * 1024 / case["atoms"], 1),
     }
-
-
-def _resident_mb() -> float:
-    """Return the largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _growth(rows: Rows) -> dict[str, dict[str, float]]:

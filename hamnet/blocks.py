@@ -123,8 +123,15 @@ def from_dense(matrix: FloatArray, layout: PairLayout) -> HamiltonianBlocks:
 
 def to_dense(blocks: HamiltonianBlocks) -> FloatArray:
     """Return a molecule's dense matrix ``[..., n, n]``; of a crystal, the matrix at Gamma."""
-    at_gamma: FloatArray = to_k(blocks, np.zeros(3)).real
-    return at_gamma
+    layout, n = blocks.layout, blocks.layout.n_orbitals
+    if layout.atom_pairs[:, :3].any():
+        at_gamma: FloatArray = to_k(blocks, np.zeros(3)).real
+        return at_gamma
+    row, col = layout.orbital_indices()
+    matrix = np.zeros((*blocks.entries.shape[:-1], n, n))
+    matrix[..., col, row] = blocks.entries
+    matrix[..., row, col] = blocks.entries  # last: on-site blocks are stored as a whole
+    return matrix
 
 
 def to_k(blocks: HamiltonianBlocks, k: FloatArray) -> NDArray[np.complex128]:
