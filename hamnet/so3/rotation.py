@@ -51,7 +51,8 @@ def _stretched(l: int) -> Tensor:
     a, b = E3NN_LIMIT, l - E3NN_LIMIT
     w = o3.wigner_3j(a, b, l, dtype=torch.float64)
     at_pole = math.sqrt((2 * a + 1) * (2 * b + 1)) * w[a, b, l]
-    return (math.sqrt(2 * l + 1) / at_pole * w).flatten(0, 1)
+    matrix: Tensor = (math.sqrt(2 * l + 1) / at_pole * w).flatten(0, 1)
+    return matrix
 
 
 def half_turn_coefficients(l: int) -> Tensor:
