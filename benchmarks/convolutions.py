@@ -7,7 +7,8 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from hamnet.nn.so2 import SO2Linear
+from hamnet.nn.frames import EdgeRows, PairFrames
+from hamnet.nn.so2 import RadialWeights, SO2Linear
 from hamnet.so3.rotation import EdgeFrame
 
 N_RADIAL = 16
@@ -21,16 +22,16 @@ class Hamnet(nn.Module):
         parts = (channels - channels // 4, channels // 4)
         self.l_max, self.parts = l_max, parts
         self.frame = EdgeFrame(l_max)
+        self.rows = EdgeRows(l_max, parts)
+        self.weights = RadialWeights(l_max, channels, N_RADIAL, 64)
         self.linear = SO2Linear(l_max, parts, parts)
-        self.radial = _radial(sum(self.linear.layout.degrees) * channels)
 
     def forward(self, x: Tensor, vectors: Tensor, ends: Tensor, embedding: Tensor) -> Tensor:
-        natural, pseudo = self.frame(vectors)
-        source, n = x[ends[1]], self.parts[0]
-        turned = torch.cat([natural @ source[..., :n], pseudo @ source[..., n:]], dim=2)
-        scale = self.radial(embedding).view(len(vectors), -1, x.shape[2])
-        y, _ = self.linear(turned, scale)
-        back = torch.cat([natural.mT @ y[..., :n], pseudo.mT @ y[..., n:]], dim=2)
+        frames = PairFrames(self.frame(vectors), ends, embedding[:, 0])
+        sign = self.rows.own_sign
+        source = self.rows.gather(x, ends[1], frames)
+        y, _ = self.linear(self.weights(source, embedding, sign))
+        back = self.rows.back(y * sign, frames)
         return torch.zeros_like(x).index_add(0, ends[0], back)
 
     def gflop(self, n_edges: int) -> dict[str, float]:
@@ -43,7 +44,7 @@ class Hamnet(nn.Module):
         channels, n = natural + pseudo, self.l_max + 1
         so2 = (n * natural) ** 2 + (n * pseudo) ** 2
         so2 += sum(2 * ((n - m) * channels) ** 2 for m in range(1, n))
-        radial = sum(w.numel() for w in self.radial.parameters() if w.ndim == 2)
+        radial = sum(w.numel() for w in self.weights.parameters() if w.ndim == 2)
         rotation = 2 * channels * sum((2 * l + 1) ** 2 for l in range(n))
         parts = {"so2": so2, "radial": radial, "rotation": rotation}
         return {name: 2e-9 * n_edges * count for name, count in parts.items()}
