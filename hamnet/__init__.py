@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hamnet.basis import OrbitalBasis
     from hamnet.blocks import HamiltonianBlocks
     from hamnet.errors import HamnetError
+    from hamnet.interop.warm_start import warm_start
     from hamnet.models import load_model
     from hamnet.prediction import Prediction
     from hamnet.structure import Structure
@@ -24,6 +25,7 @@ _HOME = {
     "Prediction": "hamnet.prediction",
     "Structure": "hamnet.structure",
     "load_model": "hamnet.models",
+    "warm_start": "hamnet.interop.warm_start",
 }
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Structure",
     "__version__",
     "load_model",
+    "warm_start",
 ]
 
 

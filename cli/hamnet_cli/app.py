@@ -19,9 +19,11 @@ from hamnet.errors import HamnetError
 from hamnet_cli.common import complain
 from hamnet_cli.data import data
 from hamnet_cli.demo import demo
+from hamnet_cli.doctor import doctor
 from hamnet_cli.evaluate import evaluate
 from hamnet_cli.label import label
 from hamnet_cli.predict import predict
+from hamnet_cli.scf import scf
 from hamnet_cli.train import train
 
 _CURABLE = {
@@ -90,3 +92,5 @@ app.add_typer(data, name="data")
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(scf)
+app.command()(doctor)

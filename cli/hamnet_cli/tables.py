@@ -88,5 +88,29 @@ def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def scf_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the first rows of ``scf.csv``; a slash separates what the default guess took."""
+    table = Table(title_justify="left")
+    for name in ("frame", "formula", "energy (Hartree)", "guess", "cycles", "Fock builds", "s"):
+        table.add_column(name, justify="left" if name in ("formula", "guess") else "right")
+    table.add_column("warnings")
+    for row in rows[:MAX_FRAMES]:
+        energy = "" if row["energy_hartree"] is None else f"{row['energy_hartree']:.8f}"
+        remark = f"error: {row['error']}" if row["error"] else row["warnings"]
+        cells = [_with_default(row, name) for name in ("cycles", "fock_builds", "seconds")]
+        about = (str(row["frame"]), row["formula"] or "", energy, row["guess"] or "")
+        table.add_row(*about, *cells, escape(remark))
+    if len(rows) > MAX_FRAMES:
+        table.caption = f"{len(rows) - MAX_FRAMES} more"
+    return table
+
+
+def _with_default(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return ""
+    default = row[f"default_{name}"]
+    return f"{row[name]}" if default is None else f"{row[name]} / {default}"
+
+
 def _ev(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else ""

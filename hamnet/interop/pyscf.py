@@ -4,20 +4,24 @@ Building blocks live in `hamnet.integrals`, a floor below; this is the public ro
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pyscf import gto
+from pyscf import dft, gto, lib
 from pyscf.tools import molden
 
 from hamnet.basis import OrbitalBasis, from_hamnet_order
 from hamnet.blocks import HamiltonianBlocks, to_dense
 from hamnet.errors import HamnetError
-from hamnet.integrals import basis_of, to_blocks, to_mole
+from hamnet.integrals import KohnShamLevel, basis_of, to_blocks, to_mole
 from hamnet.structure import FloatArray, Structure
 
 __all__ = [
     "basis_of",
     "from_pyscf_matrix",
+    "kohn_sham",
+    "mix_in",
+    "n_threads",
     "structure_of",
     "to_mole",
     "to_pyscf_matrix",
@@ -53,6 +57,30 @@ def to_pyscf_matrix(
 ) -> FloatArray:
     """Turn blocks into a matrix ``[..., n, n]`` in PySCF's orbital order."""
     return from_hamnet_order(to_dense(blocks), basis, structure.numbers, "pyscf")
+
+
+def kohn_sham(structure: Structure, level: KohnShamLevel) -> Any:
+    """Return the calculation of a level of theory, restricted if no electron is unpaired.
+
+    Raises:
+        HamnetError: see `hamnet.integrals.to_mole`.
+    """
+    mole = to_mole(structure, level.basis)
+    mf = (dft.RKS if structure.spin == 0 else dft.UKS)(mole, xc=level.xc)
+    mf.grids.level = level.grid_level
+    mf.chkfile = None
+    vars(mf).pop("_chkfile", None)  # an open temporary file that nobody would close
+    return mf
+
+
+def mix_in(obj: Any, *bases: type) -> Any:
+    """Give a PySCF object the class made of several, as PySCF does for density fitting."""
+    return lib.set_class(obj, bases)
+
+
+def n_threads() -> int:
+    """Return the number of threads that PySCF uses."""
+    return int(lib.num_threads())
 
 
 def write_molden(

@@ -1,0 +1,353 @@
+"""An SCF that starts from a model: fewer cycles, the same energy, and never a worse guess."""
+
+import csv
+import json
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.linalg
+from pyscf import dft, gto, scf
+from pyscf.pbc import gto as pbc_gto
+from pyscf.tools import molden
+from typer.testing import CliRunner
+
+import hamnet
+from hamnet.basis import to_hamnet_order
+from hamnet.blocks import HamiltonianBlocks, from_dense, to_dense
+from hamnet.errors import HamnetError
+from hamnet.interop.pyscf import structure_of, to_mole, to_pyscf_matrix
+from hamnet.interop.scf import converge
+from hamnet.interop.warm_start import checked_guess, scf_residual
+from hamnet.models import load_model
+from hamnet.testing import random_model
+from hamnet_cli.app import app
+
+SMALL = ("model.channels=8", "model.pseudo_channels=2", "training.max_steps=0")
+
+
+@pytest.fixture(scope="module")
+def model_file(many_waters, level, water_basis, tmp_path_factory):
+    """An instant model of sixteen waters, reference sap: H errors of about 1e-4 Ha."""
+    from hamnet.data.writer import Writer  # noqa: PLC0415
+    from hamnet.training.config import load_config  # noqa: PLC0415
+    from hamnet.training.run import train  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("warm")
+    with Writer(folder / "water.h5", level, references=("minao", "sap")) as writer:
+        for record in many_waters:
+            writer.append(record, water_basis)
+        writer.finish()
+    config = load_config(overrides=[*SMALL, "target.reference=sap"])
+    return train(folder / "water.h5", folder / "run", config).model_file
+
+
+@pytest.fixture(scope="module")
+def model(model_file):
+    return load_model(model_file)
+
+
+@pytest.fixture
+def water(many_waters):
+    return to_mole(many_waters[3].structure, "def2-svp")
+
+
+def rks(mole):
+    return dft.RKS(mole, xc="pbe")
+
+
+CALCULATIONS = {
+    "RKS": rks,
+    "UKS": lambda mole: dft.UKS(mole, xc="pbe"),
+    "ROKS": lambda mole: dft.ROKS(mole, xc="pbe"),
+    "density fitting": lambda mole: rks(mole).density_fit(),
+    "Newton": lambda mole: rks(mole).newton(),
+    "Newton of UKS with density fitting": lambda mole: (
+        dft.UKS(mole, xc="pbe,pbe").density_fit().newton()
+    ),
+}
+
+
+def cycles_of(mf, **arguments):
+    count = []
+    mf.callback = lambda _: count.append(1)
+    mf.kernel(**arguments)
+    assert mf.converged
+    return len(count)
+
+
+@pytest.mark.parametrize("make", CALCULATIONS.values(), ids=CALCULATIONS)
+def test_same_energy_in_fewer_cycles(make, water, model):
+    plain, warm = make(water), hamnet.warm_start(make(water), model)
+    default = cycles_of(plain)
+    assert cycles_of(warm) < default
+    assert warm.guess.used
+    assert warm.guess.warning == ""
+    assert warm.guess.n_electrons == pytest.approx(10, abs=1e-9)
+    assert abs(warm.e_tot - plain.e_tot) < 1e-8
+    assert isinstance(warm, type(plain))  # gradients and the rest of PySCF work on it
+
+
+def test_the_original_is_not_touched_and_old_orbitals_are_left(water, model_file):
+    plain = rks(water)
+    plain.kernel()
+    before = dict(vars(plain))
+    warm = hamnet.warm_start(plain, model_file)
+    assert warm.mo_coeff is None
+    assert vars(plain) == before
+    assert cycles_of(warm) >= 1
+    assert warm.guess.used
+
+
+def test_wrapped_before_newton_and_density_fitting(water, model):
+    for wrapped, plain in (
+        (hamnet.warm_start(rks(water), model).newton(), rks(water).newton()),
+        (hamnet.warm_start(rks(water), model).density_fit(), rks(water).density_fit()),
+    ):
+        assert cycles_of(wrapped) < cycles_of(plain)
+        assert wrapped.guess.used
+        assert abs(wrapped.e_tot - plain.e_tot) < 1e-8
+
+
+def test_an_explicit_density_and_other_guesses_win(water, model):
+    plain, warm = rks(water), hamnet.warm_start(rks(water), model)
+    assert cycles_of(warm, dm0=plain.get_init_guess()) == cycles_of(plain)
+    assert warm.guess is None
+    np.testing.assert_array_equal(warm.get_init_guess(key="atom"), plain.get_init_guess(key="atom"))
+    assert np.abs(warm.get_init_guess() - plain.get_init_guess()).max() > 1e-2  # no key: the model
+
+
+def test_the_fock_matrix_of_the_guess_is_built_once(water, model):
+    run = converge(structure_of(water), model)
+    assert run.guess.used
+    assert run.fock_builds == run.cycles + 2  # the guess, and PySCF's extra cycle at the end
+
+
+def test_a_scanner_asks_the_model_at_every_geometry(model, many_waters):
+    scanner = hamnet.warm_start(rks(to_mole(many_waters[0].structure, "def2-svp")), model)
+    scanner = scanner.as_scanner()
+    for record in many_waters[:2]:
+        mole = to_mole(record.structure, "def2-svp")
+        energy = scanner(mole)
+        assert scanner.guess.used
+        assert energy == pytest.approx(rks(mole).kernel(), abs=1e-8)
+        scanner.guess = None
+
+
+def test_the_checkpoint_holds_the_result(water, model, tmp_path):
+    warm = hamnet.warm_start(rks(water), model)
+    warm.chkfile = str(tmp_path / "water.chk")
+    cycles_of(warm)
+    again = rks(water)
+    again.init_guess, again.chkfile = "chkfile", warm.chkfile
+    assert cycles_of(again) <= 2
+    behind = hamnet.warm_start(again, model)
+    assert behind.own_guess == "chkfile"  # steps in where the model's guess is worse
+
+
+def test_a_useless_model_costs_cycles_nothing_and_says_so(water):
+    model = random_model("def2-svp", [1, 8])
+    warm = hamnet.warm_start(rks(water), model)
+    with pytest.warns(UserWarning, match="PySCF's own guess is used"):
+        assert cycles_of(warm) == cycles_of(rks(water))
+    assert not warm.guess.used
+    assert abs(warm.e_tot - rks(water).kernel()) < 1e-8
+
+
+def with_hamiltonian(model, record, change):
+    """The model's class with one answer: a label's H, changed in PySCF's order."""
+
+    class Answer(type(model)):
+        def predict(self, structures):
+            (prediction,) = super().predict(structures)
+            structure, basis = record.structure, self.basis
+            h = to_pyscf_matrix(record.blocks("hamiltonian"), basis, structure)[0]
+            s = to_pyscf_matrix(record.blocks("overlap"), basis, structure)
+            h = change(h, s)
+            ordered = to_hamnet_order(h, basis, structure.numbers, "pyscf")
+            blocks = from_dense(ordered[None], record.layout)
+            energies, c = scipy.linalg.eigh(to_dense(blocks)[0], to_dense(prediction.overlap))
+            return [
+                replace(
+                    prediction,
+                    hamiltonian=HamiltonianBlocks(record.layout, blocks.entries),
+                    orbital_energies=energies[None],
+                    coefficients=c[None],
+                )
+            ]
+
+    answer = Answer(model.metadata)
+    answer.load_state_dict(model.state_dict())
+    return answer.eval()
+
+
+def test_a_label_as_model_converges_at_once(many_waters, model):
+    record = many_waters[3]
+    perfect = with_hamiltonian(model, record, lambda h, _: h)
+    warm = hamnet.warm_start(rks(to_mole(record.structure, "def2-svp")), perfect)
+    assert cycles_of(warm) == 1
+    assert warm.guess.residual < 1e-4
+    assert warm.guess.disagreement == 0  # no direction of this overlap is below the cut
+
+
+@pytest.mark.parametrize(("noise", "used"), [(1e-4, True), (1e-3, True), (0.1, False)])
+def test_the_check_separates_good_guesses_from_bad_ones(noise, used, many_waters, model, rng):
+    record = many_waters[3]
+    mole = to_mole(record.structure, "def2-svp")
+    error = noise * rng.standard_normal((mole.nao, mole.nao))
+    noisy = with_hamiltonian(model, record, lambda h, _: h + error + error.T)
+    warm = hamnet.warm_start(rks(mole), noisy)
+    default = cycles_of(rks(mole))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cycles = cycles_of(warm)
+    assert warm.guess.used == used
+    assert cycles < default if used else cycles == default
+
+
+def test_a_ghost_orbital_is_left_out():
+    """An error of H along a nearly dependent direction puts a pair of electrons there."""
+    structure = hamnet.Structure([8, 1, 1], [[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]])
+    mole = to_mole(structure, "def2-svp")
+    mole.basis = {k: [*v, [0, [0.13, 1.0]]] for k, v in mole._basis.items()}  # nearly dependent
+    mole.build(parse_arg=False, dump_input=False)
+    assert np.linalg.eigvalsh(mole.intor("int1e_ovlp"))[0] < 1e-2
+    mf = rks(mole)
+    mf.kernel()
+    s = mf.get_ovlp()
+    values, vectors = np.linalg.eigh(s)
+    ghost = s @ vectors[:, 0] / np.sqrt(values[0])
+    found = prediction_of(mole, mf.get_fock() - 20 * np.outer(ghost, ghost))
+    density, guess = checked_guess(Fixed(found), rks(mole), mole, mf.get_init_guess())
+    assert guess.disagreement > 1
+    assert "nearly dependent" in guess.warning
+    assert guess.used
+    assert np.linalg.norm(density - mf.make_rdm1()) < 0.5
+
+
+class Fixed:
+    """A model that knows one answer."""
+
+    def __init__(self, prediction):
+        self.prediction = prediction
+
+    def predict(self, structures):
+        return [self.prediction]
+
+
+def prediction_of(mole, fock):
+    from hamnet.integrals import basis_of, to_blocks  # noqa: PLC0415
+    from hamnet.models.model import orbitals  # noqa: PLC0415
+
+    structure, basis = structure_of(mole), basis_of(mole, "custom")
+    h, s = (to_blocks(m, basis, structure) for m in (fock, mole.intor("int1e_ovlp")))
+    return orbitals(structure, basis, h.entries, s, mole.nelectron)
+
+
+def test_the_residual_vanishes_for_the_converged_density_only(water):
+    mf = rks(water)
+    mf.conv_tol_grad = 1e-7
+    mf.kernel()
+    density, s = mf.make_rdm1(), mf.get_ovlp()
+    assert scf_residual(mf.get_fock(), density, s) < 1e-5
+    gradient = np.linalg.norm(mf.get_grad(mf.mo_coeff, mf.mo_occ, mf.get_hcore()))
+    one_electron = scf_residual(mf.get_hcore(), density, s)
+    assert one_electron == pytest.approx(np.sqrt(2) * gradient, rel=1e-9)
+
+
+def unlike(name):
+    atom = "O 0 0 0; H 0.76 0.59 0; H -0.76 0.59 0"
+    build = {"atom": atom, "basis": "def2-svp", "verbose": 0}
+    if name == "functional":
+        return dft.RKS(gto.M(**build), xc="b3lyp")
+    if name == "Hartree-Fock":
+        return scf.RHF(gto.M(**build))
+    if name == "basis":
+        return rks(gto.M(**{**build, "basis": "sto-3g"}))
+    if name == "Cartesian":
+        return rks(gto.M(**build, cart=True))
+    if name == "element":
+        return rks(
+            gto.M(**{**build, "atom": "N 0 0 0; H 0.9 0 0.3; H -0.5 0.8 0.3; H -0.5 -0.8 0.3"})
+        )
+    if name == "spin":
+        return dft.UKS(gto.M(**build, spin=2), xc="pbe")
+    if name == "crystal":
+        cell = pbc_gto.M(atom="O 0 0 0", a=np.eye(3) * 5, basis="def2-svp", verbose=0)
+        return cell.RKS(xc="pbe")
+    return "a string"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("functional", r"functional is 'b3lyp' \(libxc 402 x 1.*trained for 'pbe' \(libxc 101"),
+        ("Hartree-Fock", "functional is 'hf'.*trained for 'pbe'"),
+        ("basis", "basis is 'sto-3g', but the model was trained for 'def2-svp'; .* H, O"),
+        ("Cartesian", "Cartesian"),
+        ("element", "atom 0 is N, but the model was trained for H, O only"),
+        ("spin", "spin is 2, but the model was trained for 0"),
+        ("crystal", "the calculation is periodic"),
+        ("nonsense", "needs a PySCF mean field .* got str"),
+    ],
+)
+def test_calculations_of_another_kind_are_refused(name, message, model):
+    with pytest.raises(HamnetError, match=message):
+        hamnet.warm_start(unlike(name), model)
+
+
+def test_only_one_model_at_a_time(water, model):
+    with pytest.raises(HamnetError, match="from a model already"):
+        hamnet.warm_start(hamnet.warm_start(rks(water), model), model)
+
+
+GOOD = "3\ngood\nO 0 0 0\nH 0.76 0.59 0\nH -0.76 0.59 0\n"
+BAD = "3\nion charge=1 spin=1\nO 0 0 0\nH 0.76 0.59 0\nH -0.76 0.59 0\n"
+
+
+def run_cli(*arguments):
+    return CliRunner().invoke(app, ["scf", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_command(model_file, tmp_path):
+    (tmp_path / "new.xyz").write_text(GOOD + BAD)
+    answer = run_cli(
+        model_file, tmp_path / "new.xyz", "--compare", "--json", "-q", "-o", tmp_path / "out"
+    )
+    assert answer.exit_code == 1  # one frame failed
+    lines = answer.stderr.splitlines()
+    assert lines == [
+        f"error: {tmp_path}/new.xyz, frame 1: charge is 1, but the model was trained for 0"
+    ]
+    found = json.loads(answer.stdout)
+    good, bad = found["frames"]
+    assert found["n_failed"] == 1
+    assert good["guess"] == "model"
+    assert good["cycles"] < good["default_cycles"]
+    assert good["fock_builds"] < good["default_fock_builds"]
+    assert abs(good["energy_minus_default_hartree"]) < 1e-8
+    assert bad["energy_hartree"] is None
+    with (tmp_path / "out" / "scf.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["energy_hartree"]) == good["energy_hartree"]
+    mole, energies, c, occupations, *_ = molden.load(str(tmp_path / "out" / "frame_000000.molden"))
+    assert energies[4] * 27.211386 == pytest.approx(good["homo_ev"], abs=1e-4)
+    overlap = c.T @ mole.intor("int1e_ovlp") @ c
+    np.testing.assert_allclose(overlap, np.eye(mole.nao), atol=1e-6)
+    assert occupations.sum() == 10
+
+
+@pytest.mark.parametrize("option", ["--density-fit", "--second-order"])
+def test_command_with_other_solvers(option, model_file, tmp_path):
+    (tmp_path / "new.xyz").write_text(GOOD)
+    answer = run_cli(model_file, tmp_path / "new.xyz", option, "--compare")
+    assert answer.exit_code == 0, answer.stderr
+    assert "cycles a frame instead of" in answer.stdout
+
+
+def test_command_reports_what_does_not_converge(model_file, tmp_path):
+    (tmp_path / "new.xyz").write_text(GOOD)
+    answer = run_cli(model_file, tmp_path / "new.xyz", "--max-cycle", 1, "-q")
+    assert answer.exit_code == 1
+    assert "not converged in 1 cycles" in answer.stderr
