@@ -11,7 +11,7 @@ of the model's density, which the calculation needs anyway: the checks cost no F
 
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class WarmStart:
             return pyscf_guess(mol, key, **kwargs)
         own = pyscf_guess(mol, self.own_guess, **kwargs)
         core = vars(self).get("_scf", self)  # Newton steps: the calculation that they wrap
-        density, self.guess = checked_guess(self.model, core, mol or core.mol, own)
+        density, self.guess = model_guess(self.model, core, mol or core.mol, own)
         if self.guess.warning:
             warnings.warn(self.guess.warning, stacklevel=2)
         return own if density is None else density
@@ -197,26 +197,31 @@ def _named(functional: Any) -> str:
     return ", ".join(names + [f"exact exchange x {exchange[0]:g}"] * bool(exchange[0]))
 
 
-def checked_guess(
-    model: HamiltonianModel, mf: Any, mole: Any, own: Any
-) -> tuple[Any | None, Guess]:
-    """Return the model's density matrix as ``mf`` wants it, or None, and what the checks found.
+def model_guess(model: HamiltonianModel, mf: Any, mole: Any, own: Any) -> tuple[Any | None, Guess]:
+    """Predict a density and check it, see `checked_guess`."""
+    start = time.perf_counter()
+    try:
+        (prediction,) = model.predict([structure_of(mole)])
+    except HamnetError as error:
+        return None, Guess(False, f"no guess from the model, PySCF's own is used: {error}")
+    seconds = time.perf_counter() - start
+    density, found = checked_guess(prediction, mf, mole, own)
+    return density, replace(found, seconds=seconds)
+
+
+def checked_guess(prediction: Prediction, mf: Any, mole: Any, own: Any) -> tuple[Any | None, Guess]:
+    """Return the density matrix as ``mf`` wants it, or None, and what the checks found.
 
     Args:
-        model: the model.
+        prediction: a Hamiltonian and its orbitals.
         mf: mean field; it remembers the potential of the density that is returned.
         mole: its molecule.
         own: PySCF's own guess, ``[n, n]`` or ``[2, n, n]``.
     """
-    start = time.perf_counter()
-    try:
-        (prediction,) = model.predict([structure_of(mole)])
-        overlap = _pyscf_order(prediction, to_dense(prediction.overlap))
-        density, disagreement = _density(prediction, overlap)
-    except HamnetError as error:
-        return None, Guess(False, f"no guess from the model, PySCF's own is used: {error}")
-    seconds = time.perf_counter() - start
+    overlap = _pyscf_order(prediction, to_dense(prediction.overlap))
+    density, disagreement = _density(prediction, overlap)
     n_electrons = float(np.einsum("sij,ij->", density, overlap))
+    found = Guess(False, "", n_electrons, disagreement)
     notes = []
     if disagreement > MAX_DISAGREEMENT:
         notes.append(
@@ -224,23 +229,21 @@ def checked_guess(
         )
     if abs(n_electrons - mole.nelectron) > MAX_ELECTRON_ERROR:
         notes = [f"the predicted density holds {n_electrons:.6f} electrons, not {mole.nelectron}"]
-        return None, Guess(False, _fallback(notes), n_electrons, disagreement, seconds=seconds)
+        return None, replace(found, warning=_fallback(notes))
     guess = _like(density, own)
     veff = mf.get_veff(mole, guess)
     fock = _host(mf.get_hcore(mole)) + _host(veff)
     residual = scf_residual(fock, _host(guess), overlap)
     own_residual = scf_residual(fock, _host(own), overlap)
-    used = residual < MAX_RESIDUAL_RATIO * own_residual
-    if used:
+    found = replace(found, residual=residual, own_residual=own_residual)
+    if residual < MAX_RESIDUAL_RATIO * own_residual:
         mf._known_veff = (guess, veff)
-    else:
-        notes.append(
-            f"the predicted density (residual {residual:.2g} Ha) is not clearly better than "
-            f"PySCF's own guess ({own_residual:.2g} Ha)"
-        )
-    warning = "; ".join(notes) if used else _fallback(notes)
-    found = Guess(used, warning, n_electrons, disagreement, residual, own_residual, seconds)
-    return (guess if used else None), found
+        return guess, replace(found, used=True, warning="; ".join(notes))
+    notes.append(
+        f"the predicted density (residual {residual:.2g} Ha) is not clearly better than "
+        f"PySCF's own guess ({own_residual:.2g} Ha)"
+    )
+    return None, replace(found, warning=_fallback(notes))
 
 
 def _fallback(notes: list[str]) -> str:
