@@ -1,11 +1,14 @@
 """The command line answers at once: help imports no heavy library."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
 
 import pytest
+import typer
 
 from hamnet_cli.app import app
 
@@ -74,3 +77,77 @@ def test_unknown_command_and_option_are_usage_errors():
         assert answer.returncode == 2
         assert answer.stdout == ""
         assert "Error" in answer.stderr
+
+
+def commands():
+    """Yield every command and group with its full name."""
+    todo = [("hamnet", typer.main.get_command(app))]
+    while todo:
+        name, command = todo.pop()
+        yield name, command
+        todo += [(f"{name} {sub}", c) for sub, c in getattr(command, "commands", {}).items()]
+
+
+COMMANDS = dict(commands())
+WORKING = [name for name, command in COMMANDS.items() if not hasattr(command, "commands")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_has_an_example_that_parses(name):
+    found = re.search(r"Example: (hamnet[^\n>]*)", COMMANDS[name].help)
+    assert found, f"the help of '{name}' has no example"
+    words = shlex.split(found[1])
+    assert found[1].startswith(name)
+    command = COMMANDS["hamnet"]
+    while hasattr(command, "commands"):
+        words = words[1:]
+        command = command.commands[words[0]]
+    command.make_context(words[0], words[1:])  # a usage error if an option does not exist
+
+
+@pytest.mark.parametrize("name", WORKING)
+def test_every_command_can_be_quiet_and_speak_json(name):
+    options = {text for parameter in COMMANDS[name].params for text in parameter.opts}
+    assert {"--quiet", "-q", "--json"} <= options
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shell_completion_completes_commands_and_options(shell):
+    """What the shell runs when the user presses Tab; `hamnet --install-completion` sets it up."""
+
+    def complete(line):
+        words = line.split(" ")
+        environment = {
+            **os.environ,
+            "_HAMNET_COMPLETE": f"complete_{shell}",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(words) - 1),
+            "_TYPER_COMPLETE_ARGS": line,
+        }
+        command = "import sys; sys.argv = ['hamnet']; from hamnet_cli.app import app; app()"
+        answer = subprocess.run(
+            [sys.executable, "-c", command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return answer.stdout
+
+    assert {"demo", "doctor"} <= set(re.findall(r"\w+", complete("hamnet d")))
+    assert "--compare" in complete("hamnet scf --comp")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script(shell):
+    answer = subprocess.run(
+        ["hamnet", "--show-completion", shell],
+        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "_HAMNET_COMPLETE" in answer.stdout

@@ -82,7 +82,7 @@ def main(
 ) -> None:
     """Learn electronic-structure Hamiltonians: from a geometry to orbital energies.
 
-    Try it: hamnet demo
+    Example: hamnet demo
     """
 
 

@@ -11,7 +11,9 @@ from hamnet_cli.common import Json, Quiet, complain, print_json, print_table, pr
 from hamnet_cli.importers import importers
 
 data = typer.Typer(
-    no_args_is_help=True, help="Look into datasets, check, merge, split, import, export them."
+    no_args_is_help=True,
+    help="Look into datasets, check, merge, split, import, export them.\n\n"
+    "Example: hamnet data info water.h5",
 )
 data.add_typer(importers, name="import")
 
@@ -19,6 +21,7 @@ data.add_typer(importers, name="import")
 @data.command()
 def info(
     file: Annotated[Path, typer.Argument(help="A dataset.")],
+    _quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Show level of theory, molecules, energies, failures and provenance.
@@ -139,6 +142,8 @@ def check(
 def merge(
     files: Annotated[list[Path], typer.Argument(help="Datasets of one level of theory.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="New dataset.")],
+    _quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Write the records of several datasets into one, each once.
 
@@ -147,9 +152,11 @@ def merge(
     from hamnet.data.select import merge as merge_files
 
     merged = merge_files(files, out)
-    typer.echo(
+    _report(
+        {"path": str(out), "n_records": merged.n_records, "n_repeated": merged.n_repeated},
         f"{out}: {merged.n_records} records of {len(files)} files "
-        f"({merged.n_repeated} repeated ones left out)"
+        f"({merged.n_repeated} repeated ones left out)",
+        json,
     )
 
 
@@ -164,6 +171,8 @@ def split(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="New dataset; default: in place.")
     ] = None,
+    _quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Store a split into training, validation and test set.
 
@@ -185,8 +194,9 @@ def split(
     with Store.open(file) as store:
         parts = divide(store, shares, seed)
     with_split(file, out or file, parts, {"by": by, "seed": seed, "fractions": shares})
-    sizes = ", ".join(f"{name} {len(members)}" for name, members in parts.items())
-    typer.echo(f"{out or file}: {sizes}")
+    sizes = {name: len(members) for name, members in parts.items()}
+    text = f"{out or file}: {', '.join(f'{name} {n}' for name, n in sizes.items())}"
+    _report({"path": str(out or file), "split": sizes}, text, json)
 
 
 @data.command()
@@ -195,6 +205,8 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help="New file or folder.")],
     to: Annotated[str, typer.Option("--format", "--to", help="npz, qh9, deeph or deeptb.")],
     subset: Annotated[str, typer.Option(help="all, train, validation or test.")] = "all",
+    _quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Write a dataset in another format: npz, QH9 SQLite, DeepH's new layout, DeePTB.
 
@@ -203,4 +215,16 @@ def export(
     from hamnet_datasets.export import export as write
 
     written = write(file, out, to, subset)
-    typer.echo(f"{out}: {written.n_written} of {written.n_records} records")
+    _report(
+        {"path": str(out), "n_written": written.n_written, "n_records": written.n_records},
+        f"{out}: {written.n_written} of {written.n_records} records",
+        json,
+    )
+
+
+def _report(found: Mapping[str, Any], text: str, json: bool) -> None:
+    """Print what a command has done, for machines or for people."""
+    if json:
+        print_json(found)
+    else:
+        typer.echo(text)

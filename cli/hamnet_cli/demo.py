@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hamnet_cli.common import Quiet, note, print_table
+from hamnet_cli.common import Json, Quiet, note, print_json, print_table
 from hamnet_cli.label import reporting
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def demo(
     seconds: Annotated[float, typer.Option(min=1.0, help="Time for training.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Random seed of the training.")] = 1,
     quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Label water molecules, train a model, and compare it with PySCF on frames it never saw.
 
@@ -47,10 +48,21 @@ def demo(
     model, found, held_out = _evaluate(out)
     say(f"4. Prediction from geometry alone -> {out / 'predicted'}")
     label_s, prediction_s = _predict(model, held_out, out / "predicted")
-    _print_results(found)
-    typer.echo(
-        f"one label took {label_s:.2f} s of a processor, its prediction {prediction_s:.3f} s"
-    )
+    if json:
+        print_json(
+            {
+                "out": str(out),
+                "n_frames": len(found.frames),
+                "metrics": found.metrics,
+                "seconds_per_label": label_s,
+                "seconds_per_prediction": prediction_s,
+            }
+        )
+    else:
+        _print_results(found)
+        typer.echo(
+            f"one label took {label_s:.2f} s of a processor, its prediction {prediction_s:.3f} s"
+        )
     say(f"open {out / 'report.html'}; done in {time.monotonic() - start:.0f} s")
 
 

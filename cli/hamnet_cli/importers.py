@@ -19,7 +19,8 @@ importers = typer.Typer(
     no_args_is_help=True,
     help="Convert other formats into a dataset. Units, orbital orders and cell shifts are proven "
     "by computing overlaps and Fock matrices again, or, for numerical orbitals, by the direction "
-    "of every overlap column; pickles are never loaded.",
+    "of every overlap column; pickles are never loaded.\n\n"
+    "Example: hamnet data import qh9 QH9Stable.db -o qh9.h5",
 )
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Dataset to write.")]
