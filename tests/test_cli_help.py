@@ -9,6 +9,7 @@ import time
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from hamnet_cli.app import app
 
@@ -116,24 +117,13 @@ def test_shell_completion_completes_commands_and_options(shell):
     """What the shell runs when the user presses Tab; `hamnet --install-completion` sets it up."""
 
     def complete(line):
-        words = line.split(" ")
         environment = {
-            **os.environ,
             "_HAMNET_COMPLETE": f"complete_{shell}",
             "COMP_WORDS": line,
-            "COMP_CWORD": str(len(words) - 1),
+            "COMP_CWORD": str(len(line.split(" ")) - 1),
             "_TYPER_COMPLETE_ARGS": line,
         }
-        command = "import sys; sys.argv = ['hamnet']; from hamnet_cli.app import app; app()"
-        answer = subprocess.run(
-            [sys.executable, "-c", command],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        return answer.stdout
+        return CliRunner().invoke(app, env=environment, prog_name="hamnet").stdout
 
     assert {"demo", "doctor"} <= set(re.findall(r"\w+", complete("hamnet d")))
     assert "--compare" in complete("hamnet scf --comp")
@@ -141,13 +131,9 @@ def test_shell_completion_completes_commands_and_options(shell):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_script(shell):
-    answer = subprocess.run(
-        ["hamnet", "--show-completion", shell],
-        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    environment = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    answer = CliRunner().invoke(
+        app, ["--show-completion", shell], env=environment, prog_name="hamnet"
     )
-    assert answer.returncode == 0, answer.stderr
+    assert answer.exit_code == 0, answer.output
     assert "_HAMNET_COMPLETE" in answer.stdout

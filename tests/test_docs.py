@@ -61,6 +61,17 @@ def test_tutorial(tmp_path):
         assert (tmp_path / name).is_file()
 
 
+def test_start_an_scf(tmp_path):
+    commands = "\n".join(blocks("scf.md", "bash"))
+    assert "--limit 40" in commands
+    commands = commands.replace("--limit 40", "--limit 20")
+    (tmp_path / "use.py").write_text("\n".join(blocks("scf.md", "python")), encoding="utf-8")
+    answer = run(f"{commands}\npython use.py", tmp_path)
+    assert re.search(r"\d\.\d cycles a frame instead of \d", answer.stdout)
+    assert re.search(r"converged: True, \d cycles, guess of the model: True", answer.stdout)
+    assert (tmp_path / "scf" / "frame_000000.molden").is_file()
+
+
 def test_label_your_own_molecules(tmp_path):
     pytest.importorskip("rdkit")
     commands = "\n".join(blocks("label.md", "bash"))
