@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -74,6 +74,7 @@ class ScfRun:
         cycles: cycles of DIIS, or Newton's macro iterations.
         fock_builds: Fock matrices that were built, those of Newton's response not counted.
         seconds: wall time, the model's prediction included.
+        processor_seconds: the same as the processor counts it, all threads together.
         guess: what became of the model's guess; None without a model.
     """
 
@@ -81,6 +82,7 @@ class ScfRun:
     cycles: int
     fock_builds: int
     seconds: float
+    processor_seconds: float
     guess: Guess | None
 
 
@@ -88,7 +90,7 @@ class FockCounter:
     """Mixed into the class of a PySCF mean field: counts the Fock matrices that it builds."""
 
     __name_mixin__ = "Counted"
-    _keys = frozenset({"fock_builds"})
+    _keys: ClassVar[set[str]] = {"fock_builds"}
 
     def __init__(self, mf: Any) -> None:
         vars(self).update(vars(mf))
@@ -135,11 +137,11 @@ def converge(
         cycles += 1
 
     mf.callback = count
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     mf.kernel()
-    seconds = time.perf_counter() - start
+    seconds, processor = time.perf_counter() - start, time.process_time() - processor
     builds = vars(mf).get("_scf", mf).fock_builds
-    return ScfRun(mf, cycles, builds, seconds, None if guess else mf.guess)
+    return ScfRun(mf, cycles, builds, seconds, processor, None if guess else mf.guess)
 
 
 def scf_row(

@@ -13,7 +13,7 @@ import time
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ class WarmStart:
     """
 
     __name_mixin__ = "WarmStart"
-    _keys = frozenset({"model", "own_guess", "guess"})
+    _keys: ClassVar[set[str]] = {"model", "own_guess", "guess"}
 
     def __init__(self, mf: Any, model: HamiltonianModel) -> None:
         vars(self).update(vars(mf))
