@@ -6,9 +6,10 @@
 An instant model of each reference Hamiltonian is trained on the data's training frames; frames of
 the test set, or with ``--molecules`` molecules that are not in the data at all, are converged from
 each guess to PySCF's default tolerance. The model's times hold its prediction; on a shared machine
-look at the processor's seconds, and run with OMP_NUM_THREADS=1. The reference of the
-errors is the calculation converged from PySCF's default guess; ``h_loewdin_mae_uha`` is the mean
-error of S^(-1/2) H S^(-1/2), ``density_error`` is ``|dP|`` in the metric of S.
+look at the processor's seconds, with OMP_NUM_THREADS=1. A row is a frame and a guess; ``--table``
+prints the means over the frames. Errors are against the calculation that was converged from PySCF's
+default guess: ``h_loewdin_mae_uha`` is the mean error of S^(-1/2) H S^(-1/2), ``density_error`` is
+``|dP|`` in the metric of S.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase.build import molecule
-from common import finish, parser
+from common import Rows, finish, markdown, parser
 from pyscf import lib
 
 from hamnet.data.store import Store
@@ -57,14 +58,11 @@ def main() -> None:
                 sep=", ",
                 flush=True,
             )
-    rows = [
-        _summary(options.task, guess, frames) for guess in dict.fromkeys(f["guess"] for f in frames)
-    ]
-    finish(rows, options.json, task=options.task, settings=options.set, frames=frames)
+    finish(frames, options, key=("task", "frame", "guess"), settings=options.set)
 
 
 def _options() -> argparse.Namespace:
-    made = parser(__doc__)
+    made = parser(__doc__, _table)
     made.add_argument("--task", default="water", help="Name of the rows.")
     made.add_argument("--data", type=Path, required=True, help="Labels to train on.")
     made.add_argument("--frames", type=int, default=10, help="Test frames.")
@@ -148,34 +146,38 @@ def _errors(model: HamiltonianModel, structure: Structure, exact: ScfRun) -> dic
     }
 
 
-def _summary(task: str, guess: str, frames: list[dict[str, Any]]) -> dict[str, Any]:
-    mine = [f for f in frames if f["guess"] == guess]
-    default = [f for f in frames if f["guess"] == DEFAULT_GUESS]
+def _table(frames: Rows) -> str:
+    """Return the means over the frames of a task, a row for each guess."""
+    tasks = dict.fromkeys((f["task"], f["guess"]) for f in frames)
+    return markdown([_summary(task, guess, frames) for task, guess in tasks])
+
+
+def _summary(task: str, guess: str, frames: Rows) -> dict[str, Any]:
+    here = [f for f in frames if f["task"] == task]
+    mine = [f for f in here if f["guess"] == guess]
+    default = [f for f in here if f["guess"] == DEFAULT_GUESS]
 
     def mean(name: str, digits: int) -> float | str:
         values = [f[name] for f in mine if name in f]
         return round(float(np.mean(values)), digits) if values else ""
 
-    pairs = list(zip(mine, default, strict=True))
+    cycles, default_cycles = (np.array([f["cycles"] for f in rows]) for rows in (mine, default))
     return {
         "task": task,
         "guess": guess,
         "frames": len(mine),
         "used": sum(f["used"] for f in mine) if "used" in mine[0] else "",
         "cycles": mean("cycles", 2),
-        "most_cycles": max(f["cycles"] for f in mine),
-        "cycles_saved_percent": round(
-            100 - 100 * sum(f["cycles"] for f in mine) / sum(f["cycles"] for f in default), 1
-        ),
-        "frames_with_more_cycles": sum(a["cycles"] > b["cycles"] for a, b in pairs),
-        "fock_builds": mean("fock_builds", 2),
-        "seconds": mean("seconds", 3),
-        "processor_seconds": mean("processor_seconds", 3),
-        "prediction_processor_seconds": mean("prediction_processor_seconds", 3),
-        "h_mae_uha": mean("h_mae_uha", 1),
-        "h_loewdin_mae_uha": mean("h_loewdin_mae_uha", 1),
-        "density_error": mean("density_error", 4),
-        "largest_energy_difference_hartree": max(abs(f["energy_difference_hartree"]) for f in mine),
+        "most": int(cycles.max()),
+        "saved %": round(100 * (1 - cycles.sum() / default_cycles.sum())),
+        "worse frames": int((cycles > default_cycles).sum()),
+        "Fock builds": mean("fock_builds", 1),
+        "processor s": mean("processor_seconds", 2),
+        "of it prediction": mean("prediction_processor_seconds", 2),
+        "H MAE (µHa)": mean("h_mae_uha", 1),
+        "Löwdin H MAE (µHa)": mean("h_loewdin_mae_uha", 1),
+        "|dP|_S": mean("density_error", 4),
+        "largest dE (Ha)": max(abs(f["energy_difference_hartree"]) for f in mine),
     }
 
 
