@@ -57,11 +57,11 @@ def _options() -> argparse.Namespace:
         options.minutes = min(options.minutes, 0.5)
     if options.data is None:
         recipe, n_frames = look_up("task", options.task, RECIPES)
-        options.data = _labels(recipe, 60 if options.quick and n_frames else n_frames)
+        options.data = labels(recipe, 60 if options.quick and n_frames else n_frames)
     return options
 
 
-def _labels(recipe: str, n_frames: int | None) -> Path:
+def labels(recipe: str, n_frames: int | None) -> Path:
     """Return the labels of a recipe, made if absent."""
     path = Path(__file__).parent / "data" / f"{recipe}-{n_frames or 'all'}.h5"
     path.parent.mkdir(exist_ok=True)

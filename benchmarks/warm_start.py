@@ -1,7 +1,7 @@
 """Starting an SCF from a model, against PySCF's own guesses.
 
-    python benchmarks/warm_start.py --task water --data water-500k.h5
-    python benchmarks/warm_start.py --task unseen --data mixed.h5
+    python benchmarks/warm_start.py --task ethanol-gauss
+    python benchmarks/warm_start.py --task unseen --data mixed.h5 --append
 
 An instant model of each reference Hamiltonian is trained on the data's training frames; frames of
 the test set, or with ``--molecules`` molecules that are not in the data at all, are converged from
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accuracy import RECIPES, labels
 from ase.build import molecule
 from common import Rows, finish, markdown, parser
 from pyscf import lib
@@ -32,6 +33,7 @@ from hamnet.interop.ase import from_atoms
 from hamnet.interop.pyscf import to_pyscf_matrix
 from hamnet.interop.scf import DEFAULT_GUESS, ScfRun, converge
 from hamnet.models import HamiltonianModel, load_model
+from hamnet.registry import look_up
 from hamnet.structure import Structure
 from hamnet.training.config import load_config
 from hamnet.training.run import choose_split, train
@@ -64,7 +66,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     made = parser(__doc__, _table)
     made.add_argument("--task", default="water", help="Name of the rows.")
-    made.add_argument("--data", type=Path, required=True, help="Labels to train on.")
+    made.add_argument("--data", type=Path, help="Labels to train on; default: the task's recipe.")
     made.add_argument("--frames", type=int, default=10, help="Test frames.")
     made.add_argument("--molecules", nargs="*", help="ASE's names of molecules instead of frames.")
     made.add_argument("--references", nargs="+", choices=REFERENCES, default=list(REFERENCES))
@@ -73,6 +75,9 @@ def _options() -> argparse.Namespace:
     options = made.parse_args()
     if options.quick:
         options.frames, options.references = 2, options.references[:1]
+    if options.data is None:
+        recipe, n_frames = look_up("task", options.task, RECIPES)
+        options.data = labels(recipe, 60 if options.quick and n_frames else n_frames)
     return options
 
 
