@@ -35,7 +35,7 @@ MAX_RESIDUAL_RATIO = 0.1
 """Largest residual of the model's guess, relative to PySCF's own, with which it is used.
 
 Measured with noisy Hamiltonians of water and ethanol: below 0.1 the calculation always took fewer
-cycles than from ``minao``, between 0.15 and 0.2 as many, above 0.3 more.
+cycles than from ``minao``, up to 0.3 fewer or as many, above more (docs/results.md).
 """
 
 TRUNCATION = 1e-2
