@@ -202,10 +202,10 @@ def model_guess(model: HamiltonianModel, mf: Any, mole: Any, own: Any) -> tuple[
     start = time.perf_counter()
     try:
         (prediction,) = model.predict([structure_of(mole)])
+        seconds = time.perf_counter() - start
+        density, found = checked_guess(prediction, mf, mole, own)
     except HamnetError as error:
         return None, Guess(False, f"no guess from the model, PySCF's own is used: {error}")
-    seconds = time.perf_counter() - start
-    density, found = checked_guess(prediction, mf, mole, own)
     return density, replace(found, seconds=seconds)
 
 
@@ -217,6 +217,9 @@ def checked_guess(prediction: Prediction, mf: Any, mole: Any, own: Any) -> tuple
         mf: mean field; it remembers the potential of the density that is returned.
         mole: its molecule.
         own: PySCF's own guess, ``[n, n]`` or ``[2, n, n]``.
+
+    Raises:
+        HamnetError: the well-conditioned part of the basis cannot hold the electrons.
     """
     overlap = _pyscf_order(prediction, to_dense(prediction.overlap))
     density, disagreement = _density(prediction, overlap)
