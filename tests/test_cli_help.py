@@ -131,9 +131,8 @@ def test_shell_completion_completes_commands_and_options(shell):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_script(shell):
-    environment = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    answer = CliRunner().invoke(
-        app, ["--show-completion", shell], env=environment, prog_name="hamnet"
-    )
+    """What `hamnet --show-completion` prints in that shell."""
+    environment = {"_HAMNET_COMPLETE": f"source_{shell}"}
+    answer = CliRunner().invoke(app, env=environment, prog_name="hamnet")
     assert answer.exit_code == 0, answer.output
-    assert "_HAMNET_COMPLETE" in answer.stdout
+    assert f"complete_{shell}" in answer.stdout
