@@ -53,8 +53,8 @@ def test_table_of_the_results(name, monkeypatch, capsys):
     results = FOLDER / "results" / f"{name}.json"
     start(monkeypatch, FOLDER / f"{name}.py", "--table", results)
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("|") for line in lines) > 2
-    assert all(line.count("|") == lines[0].count("|") for line in lines if lines[0][:1] == "|")
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) > 2
 
 
 def test_rows_of_a_second_run_replace_those_with_the_same_key(tmp_path):

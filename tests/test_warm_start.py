@@ -143,7 +143,7 @@ def test_the_checkpoint_holds_the_result(water, model, tmp_path):
     cycles_of(warm)
     again = rks(water)
     again.init_guess, again.chkfile = "chkfile", warm.chkfile
-    assert cycles_of(again) <= 2
+    assert cycles_of(again) < cycles_of(rks(water))
     behind = hamnet.warm_start(again, model)
     assert behind.own_guess == "chkfile"  # steps in where the model's guess is worse
 
