@@ -15,16 +15,18 @@ from pyscf.gto import basis as pyscf_basis
 from pyscf.lib.exceptions import BasisNotFoundError
 from pyscf.scf import hf
 
-from hamnet.basis import OrbitalBasis, to_hamnet_order
+from hamnet.basis import OrbitalBasis, ao_order, to_hamnet_order
 from hamnet.blocks import HamiltonianBlocks, from_dense, molecule_layout
 from hamnet.errors import HamnetError
 from hamnet.registry import did_you_mean, look_up
 from hamnet.structure import FloatArray, Structure, atomic_number, symbol
+from hamnet.units import BOHR_TO_ANGSTROM
 
 LAST_ALL_ELECTRON_DEF2 = 36
 """Beyond krypton the def2 bases hold valence shells only and need their core potential."""
 
 _SAP_FIT = "sapgrasplarge"
+_POINTS_AT_ONCE = 20_000
 
 
 class KohnShamLevel(Protocol):
@@ -227,6 +229,33 @@ def overlap(structure: Structure, basis: OrbitalBasis) -> HamiltonianBlocks:
     mole = to_mole(structure, basis.name)
     check_fingerprint(basis, basis_of(mole, basis.name))
     return to_blocks(mole.intor_symmetric("int1e_ovlp"), basis, structure)
+
+
+def orbital_values(
+    structure: Structure, basis: OrbitalBasis, coefficients: FloatArray, points: FloatArray
+) -> FloatArray:
+    """Return the values of orbitals in space, bohr^(-3/2), shape ``[n_points, n_orbitals]``.
+
+    Args:
+        structure: a molecule.
+        basis: its basis.
+        coefficients: orbitals as columns in hamnet's order, ``[n_ao, n_orbitals]``.
+        points: Angstrom, ``[n_points, 3]``.
+
+    Raises:
+        HamnetError: see `to_mole`; also a basis that this PySCF defines in another way.
+    """
+    mole = to_mole(structure, basis.name)
+    check_fingerprint(basis, basis_of(mole, basis.name))
+    perm, sign = ao_order(basis, structure.numbers, "pyscf")  # hamnet = sign * pyscf[perm]
+    of_pyscf = np.empty_like(coefficients)
+    of_pyscf[perm] = sign[:, None] * coefficients
+    values = [
+        mole.eval_gto("GTOval_sph", points[start : start + _POINTS_AT_ONCE] / BOHR_TO_ANGSTROM)
+        @ of_pyscf
+        for start in range(0, len(points), _POINTS_AT_ONCE)
+    ]
+    return np.concatenate(values)
 
 
 def valence_electrons(structure: Structure, basis: OrbitalBasis) -> int:

@@ -15,6 +15,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 MAX_ATOMIC_NUMBER = 118
+BOND_FRACTION = 1.25
 
 
 def symbol(number: int) -> str:
@@ -111,6 +112,26 @@ class Structure:
     def n_electrons(self) -> int:
         """Number of all electrons (cores included)."""
         return int(self.numbers.sum()) - self.charge
+
+
+def xyz_text(structure: Structure, comment: str = "") -> str:
+    """Return a structure as one frame of an xyz file, Angstrom."""
+    rows = (
+        f"{symbol(int(z)):2s} {x:14.8f} {y:14.8f} {w:14.8f}"
+        for z, (x, y, w) in zip(structure.numbers, structure.positions, strict=True)
+    )
+    return "\n".join([str(len(structure)), comment, *rows]) + "\n"
+
+
+def bonds(structure: Structure) -> list[tuple[int, int]]:
+    """Return pairs of atoms that a picture joins: closer than 1.25 of their covalent radii's sum.
+
+    Images in other cells are not looked for.
+    """
+    radius = covalent_radii[structure.numbers]
+    delta = structure.positions[:, None] - structure.positions[None]
+    close = np.linalg.norm(delta, axis=-1) < BOND_FRACTION * (radius[:, None] + radius[None])
+    return [(int(i), int(j)) for i, j in np.argwhere(np.triu(close, k=1))]
 
 
 def check_contacts(structure: Structure) -> None:

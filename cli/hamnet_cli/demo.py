@@ -94,7 +94,7 @@ def _train(out: Path, seconds: float, seed: int, quiet: bool) -> None:
 
 def _evaluate(out: Path) -> tuple["HamiltonianModel", "Evaluation", list["Record"]]:
     from hamnet.data.store import Store
-    from hamnet.evaluation.model import choose_records, evaluate_model, provenance
+    from hamnet.evaluation.model import choose_records, evaluate_model, provenance, show_orbitals
     from hamnet.evaluation.report import write_results
     from hamnet.models import load_model
 
@@ -103,8 +103,9 @@ def _evaluate(out: Path) -> tuple["HamiltonianModel", "Evaluation", list["Record
         rows = choose_records(model.metadata, store, "test")
         found = evaluate_model(model, store, rows)
         about = provenance(model, out / "run", store, "test")
+        shown = show_orbitals(model, store, found)
         held_out = [store[int(row)] for row in rows[:MAX_PREDICTED]]
-    write_results(found, out, about, out / "run" / "history.csv")
+    write_results(found, out, about, out / "run" / "history.csv", shown)
     return model, found, held_out
 
 

@@ -17,15 +17,20 @@ def evaluate(
         typer.Option("--out", "-o", help="Folder for the report.  [default: evaluate-SPLIT]"),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Frames predicted at once.")] = 32,
+    orbitals: Annotated[
+        bool, typer.Option(help="Show HOMO and LUMO of three frames in the report.")
+    ] = True,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Compare predictions with labels: tables, metrics.json and a self-contained report.html.
 
+    The pictures of the report are also written as SVG and PNG.
+
     Example: hamnet evaluate runs/water water.h5 --split test
     """
     from hamnet.data.store import Store
-    from hamnet.evaluation.model import choose_records, evaluate_model, provenance
+    from hamnet.evaluation.model import choose_records, evaluate_model, provenance, show_orbitals
     from hamnet.evaluation.report import write_results
     from hamnet.models import load_model
     from hamnet_cli.tables import metrics_table
@@ -38,7 +43,8 @@ def evaluate(
         with progress("evaluate", len(rows), quiet) as advance:
             found = evaluate_model(loaded, store, rows, batch_size=batch_size, advance=advance)
         about = provenance(loaded, model, store, split)
-    summary = write_results(found, out, about, run_dir / "history.csv")
+        shown = show_orbitals(loaded, store, found) if orbitals else ()
+    summary = write_results(found, out, about, run_dir / "history.csv", shown)
     if json:
         print_json(summary)
     else:

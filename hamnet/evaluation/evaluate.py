@@ -9,9 +9,10 @@ from hamnet.basis import OrbitalBasis
 from hamnet.data.record import Record
 from hamnet.errors import HamnetError
 from hamnet.evaluation.block_errors import BlockError, BlockErrorSum
+from hamnet.evaluation.distance_errors import DistanceError, DistanceErrorSum
 from hamnet.metrics import entry_weights, frame_metrics, summarise
 from hamnet.prediction import Prediction, frontier
-from hamnet.structure import FloatArray
+from hamnet.structure import FloatArray, Structure
 from hamnet.units import HARTREE_TO_EV
 
 PARITY_POINTS_PER_FRAME = 400
@@ -24,7 +25,7 @@ class FrameResult:
 
     Attributes:
         index: number of the record in its file.
-        record_id, group, origin, formula, n_atoms, n_electrons: of the record.
+        record_id, group, origin, structure: of the record.
         metrics: see `hamnet.metrics.METRICS`; empty where the prediction failed.
         frontier_ev: ``homo_ev``, ``homo_ref_ev``, ``lumo_ev``, ... ; empty likewise.
         warnings: the prediction's.
@@ -35,13 +36,16 @@ class FrameResult:
     record_id: str
     group: str
     origin: str
-    formula: str
-    n_atoms: int
-    n_electrons: int
+    structure: Structure
     metrics: Mapping[str, float] = field(default_factory=dict)
     frontier_ev: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     error: str = ""
+
+    @property
+    def formula(self) -> str:
+        """Chemical formula of the frame."""
+        return self.structure.formula
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,7 @@ class Evaluation:
         frames: one result per frame, failed ones included.
         metrics: means over the frames that were predicted, see `hamnet.metrics.METRICS`.
         blocks: errors per pair of shells.
+        distances: errors per pair of elements and distance.
         parity: sampled matrix elements by kind (``on_site``, ``pair``), shape ``[n, 2]``: label and
             prediction, Hartree.
         ladders: orbital energies of every predicted frame.
@@ -75,6 +80,7 @@ class Evaluation:
     frames: tuple[FrameResult, ...]
     metrics: Mapping[str, float]
     blocks: tuple[BlockError, ...]
+    distances: tuple[DistanceError, ...]
     parity: Mapping[str, FloatArray]
     ladders: tuple[Ladder, ...]
 
@@ -101,7 +107,7 @@ def evaluate(
     """
     frames: list[FrameResult] = []
     ladders: list[Ladder] = []
-    blocks = BlockErrorSum(basis)
+    blocks, distances = BlockErrorSum(basis), DistanceErrorSum()
     parity: dict[str, list[FloatArray]] = {"on_site": [], "pair": []}
     for n, (outcome, record) in enumerate(pairs):
         index = n if indices is None else int(indices[n])
@@ -109,6 +115,7 @@ def evaluate(
         if isinstance(outcome, HamnetError):
             continue
         blocks.add(outcome, record)
+        distances.add(outcome, record)
         ladders.append(_ladder(index, outcome, record))
         for kind, points in _parity(outcome, record, seed=index).items():
             parity[kind].append(points)
@@ -118,21 +125,19 @@ def evaluate(
         frames=tuple(frames),
         metrics=summarise([frame.metrics for frame in frames if not frame.error]),
         blocks=blocks.result(),
+        distances=distances.result(),
         parity={kind: np.concatenate([np.zeros((0, 2)), *p]) for kind, p in parity.items()},
         ladders=tuple(ladders),
     )
 
 
 def _frame_result(index: int, outcome: Prediction | HamnetError, record: Record) -> FrameResult:
-    structure = record.structure
     result = FrameResult(
         index=index,
         record_id=record.id,
         group=record.group,
         origin=record.origin,
-        formula=structure.formula,
-        n_atoms=len(structure),
-        n_electrons=structure.n_electrons,
+        structure=record.structure,
     )
     if isinstance(outcome, HamnetError):
         return replace(result, error=str(outcome))

@@ -12,6 +12,7 @@ from hamnet.data.splits import split_by_group
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.evaluation.evaluate import Evaluation, evaluate
+from hamnet.evaluation.orbital_grids import FrameOrbitals, extreme_frames, frame_orbitals
 from hamnet.evaluation.stream import predict_records
 from hamnet.models import HamiltonianModel
 from hamnet.models.metadata import Metadata, library_versions
@@ -55,6 +56,36 @@ def evaluate_model(
 
     outcomes = predict_records(model, records(), batch_size, stored=stored)
     return evaluate(outcomes, store.basis.merged(model.basis), rows)
+
+
+def show_orbitals(
+    model: HamiltonianModel, store: Store, evaluation: Evaluation
+) -> tuple[FrameOrbitals, ...]:
+    """Return HOMO and LUMO in space of the worst, the median and the best frame.
+
+    They are predicted again, so that an evaluation need not keep every orbital. Crystals have none.
+
+    Args:
+        model: the model.
+        store: the labels.
+        evaluation: of that model on those labels.
+
+    Raises:
+        HamnetError: PySCF now defines the basis in another way.
+    """
+    places: dict[int, list[str]] = {}
+    for words, place in extreme_frames(evaluation).items():
+        places.setdefault(place, []).append(words)
+    frames = {", ".join(words): evaluation.frames[place] for place, words in places.items()}
+    stored = model.metadata.reference in ("none", *store.references)
+    records = [store[frame.index] for frame in frames.values()]
+    found = []
+    for (words, frame), (outcome, record) in zip(
+        frames.items(), predict_records(model, records, stored=stored), strict=True
+    ):
+        if not isinstance(outcome, HamnetError) and not record.structure.is_periodic:
+            found.append(frame_orbitals(frame, words, outcome, record))
+    return tuple(shown for shown in found if shown.orbitals)
 
 
 def choose_records(metadata: Metadata, store: Store, subset: str) -> IntArray:

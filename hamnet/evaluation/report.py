@@ -2,30 +2,32 @@
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 
-from hamnet.evaluation import figures
+from hamnet.evaluation.calibration import calibrations
 from hamnet.evaluation.evaluate import Evaluation, FrameResult, Ladder
+from hamnet.evaluation.figures import calibration, heat, matrix, orbitals, space, training
+from hamnet.evaluation.headline import headline
+from hamnet.evaluation.html import Section, details, digits, flat, page, table
+from hamnet.evaluation.orbital_grids import FrameOrbitals, extreme_frames
+from hamnet.evaluation.picture import Picture
 from hamnet.evaluation.tables import write_tables
+from hamnet.evaluation.viewer import orbital_section, viewer_scripts
 from hamnet.files import write_text
 from hamnet.metrics import METRICS
+from hamnet.structure import xyz_text
 
-CARDS = {
-    "h_mae_uha": ("H, mean |dH|", "µHa"),
-    "eps_occ_mae_mev": ("occupied orbitals", "meV"),
-    "homo_mae_mev": ("HOMO", "meV"),
-    "lumo_mae_mev": ("LUMO", "meV"),
-    "gap_mae_mev": ("gap", "meV"),
-    "psi_cosine": ("orbital cosine", ""),
-}
-MAX_ROWS = 25
+FIGURES = "figures"
+MAX_ROWS = 10
+MAX_GEOMETRIES = 3
+MAX_SHELL_MAPS = 6
+"""More pairs of elements than these, and their maps are folded away."""
+
 _ENERGY_CURVES = {
     "occupied": "val_eps_occ_mae_mev",
     "HOMO": "val_homo_mae_mev",
@@ -39,66 +41,103 @@ def write_results(
     out_dir: Path,
     provenance: Mapping[str, Any],
     history: Path | None = None,
+    shown: Sequence[FrameOrbitals] = (),
 ) -> dict[str, Any]:
-    """Write ``report.html``, ``metrics.json``, ``per_frame.csv`` and ``per_block.csv``.
+    """Write ``report.html``, its pictures as SVG and PNG, ``metrics.json`` and the tables.
 
     Args:
         evaluation: the results.
-        out_dir: the folder; made if absent.
+        out_dir: the folder; made if absent. The pictures go to ``figures`` in it.
         provenance: model, data, split, versions: whatever a reader must know, JSON-ready.
         history: ``history.csv`` of the training run, for the learning curve.
+        shown: frames whose orbitals are shown in space.
 
     Returns:
         What is in ``metrics.json``.
+
+    Raises:
+        HamnetError: a file cannot be written.
     """
     metrics = write_tables(evaluation, out_dir, provenance)
     curves = read_history(history) if history and history.is_file() else {}
-    write_text(out_dir / "report.html", report_html(evaluation, provenance, curves))
+    sections = report_sections(evaluation, provenance, curves, shown)
+    for section in sections:
+        for picture in section.all_pictures:
+            picture.save(out_dir / FIGURES)
+    write_text(out_dir / "report.html", _page(evaluation, provenance, sections, shown))
     return metrics
 
 
 def report_html(
     evaluation: Evaluation,
     provenance: Mapping[str, Any],
-    history: Mapping[str, figures.Curve] | None = None,
+    history: Mapping[str, training.Curve] | None = None,
+    shown: Sequence[FrameOrbitals] = (),
 ) -> str:
-    """Return the report as one self-contained page.
+    """Return the report as one self-contained page; arguments as of `report_sections`."""
+    sections = report_sections(evaluation, provenance, history or {}, shown)
+    return _page(evaluation, provenance, sections, shown)
+
+
+def report_sections(
+    evaluation: Evaluation,
+    provenance: Mapping[str, Any],
+    history: Mapping[str, training.Curve],
+    shown: Sequence[FrameOrbitals],
+) -> list[Section]:
+    """Return the parts of the report, the most important first.
 
     Args:
         evaluation: the results.
         provenance: JSON-ready; its entries ``model``, ``data`` and ``split`` make the title.
         history: columns of ``history.csv`` against seconds, see `read_history`.
+        shown: frames whose orbitals are shown in space.
     """
-    template = Template((files("hamnet.evaluation") / "report.html").read_text(encoding="utf-8"))
+    sections = [
+        headline(evaluation),
+        _failures(evaluation),
+        _energies(evaluation),
+        orbital_section(shown) if shown else None,
+        _elements(evaluation),
+        _blocks(evaluation),
+        _calibration(evaluation),
+        _learning(history),
+        _worst(evaluation),
+        _provenance(provenance),
+    ]
+    return [section for section in sections if section is not None]
+
+
+def _page(
+    evaluation: Evaluation,
+    provenance: Mapping[str, Any],
+    sections: Sequence[Section],
+    shown: Sequence[FrameOrbitals],
+) -> str:
     n, failed = len(evaluation.frames), evaluation.n_failed
     subset = f"{provenance['split']} split" if provenance.get("split") else "all frames"
     subtitle = f"{n} frames ({subset}) of {provenance.get('data', 'labelled data')}"
-    sections = [
-        _failures(evaluation),
-        _ladders(evaluation),
-        _elements(evaluation),
-        _blocks(evaluation),
-        _learning(history or {}),
-        _worst(evaluation),
-        _definitions(),
-        _provenance(provenance),
+    level = provenance.get("level", {})
+    facts = [
+        "/".join(str(level[key]) for key in ("xc", "basis") if key in level),
+        f"reference {provenance['reference']}" if "reference" in provenance else "",
+        ", ".join(provenance.get("elements", ())),
     ]
-    return template.substitute(
-        title=escape(f"hamnet: {provenance.get('model', 'evaluation')}"),
-        subtitle=escape(subtitle + (f"; {failed} could not be predicted" if failed else "")),
-        cards="\n".join(_card(evaluation, name) for name in CARDS),
-        sections="\n".join(section for section in sections if section),
-        footer=escape(
-            f"Written by hamnet {provenance.get('hamnet_version', '')}.".replace(" .", ".")
-        ),
+    return page(
+        "hamnet evaluation",
+        str(provenance.get("model", "errors on labelled frames")),
+        subtitle + (f"; {failed} could not be predicted" if failed else ""),
+        [fact for fact in facts if fact],
+        sections,
+        extra=viewer_scripts(shown) if shown else "",
     )
 
 
-def read_history(path: Path) -> dict[str, figures.Curve]:
+def read_history(path: Path) -> dict[str, training.Curve]:
     """Return each column of a ``history.csv`` against seconds, rows without a number left out."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    found: dict[str, figures.Curve] = {}
+    found: dict[str, training.Curve] = {}
     for name in rows[0] if rows else ():
         points = np.array([(_float(row["seconds"]), _float(row[name])) for row in rows])
         points = points[np.isfinite(points).all(axis=1)]
@@ -111,155 +150,175 @@ def _float(text: str | None) -> float:
     return float(text) if text else math.nan
 
 
-def _card(evaluation: Evaluation, name: str) -> str:
-    label, unit = CARDS[name]
-    value = evaluation.metrics[name]
-    shown = "-" if not math.isfinite(value) else _digits(name, value)
-    return f'<div class="card"><b>{shown} {unit}</b><span>{label}</span></div>'
-
-
-def _digits(name: str, value: float) -> str:
-    """Return four digits; of a cosine near 1, the digits that matter."""
-    return f"{value:.6f}" if name == "psi_cosine" else f"{value:.4g}"
-
-
-def _section(title: str, text: str, body: str) -> str:
-    return f"<section><h2>{title}</h2>\n<p>{text}</p>\n{body}\n</section>"
-
-
-def _figures(pictures: Mapping[str, str]) -> str:
-    shown = (
-        f'<figure role="img" aria-label="{escape(caption)}">'
-        f"<figcaption>{escape(caption)}</figcaption>{svg}</figure>"
-        for caption, svg in pictures.items()
-    )
-    return f'<div class="figures">{"".join(shown)}</div>'
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], css: str = "") -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return (
-        f'<div class="scroll"><table class="{css}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _failures(evaluation: Evaluation) -> str:
+def _failures(evaluation: Evaluation) -> Section | None:
     failed = [frame for frame in evaluation.frames if frame.error]
     if not failed:
-        return ""
+        return None
     rows = [(str(f.index), f.formula, f.error) for f in failed[:MAX_ROWS]]
     text = f"{len(failed)} of {len(evaluation.frames)} frames; the means leave them out."
-    return _section(
-        '<span class="bad">Frames without a prediction</span>',
-        text,
-        _table(("frame", "formula", "reason"), rows, "text"),
-    )
+    body = table(("frame", "formula", "reason"), rows, "text")
+    return Section("Frames without a prediction", text, body=body, alarm=True)
 
 
-def _by_error(evaluation: Evaluation, name: str = "eps_occ_mae_mev") -> list[FrameResult]:
-    """Return the predicted frames, best first."""
-    predicted = [frame for frame in evaluation.frames if not frame.error]
-    return sorted(predicted, key=lambda frame: frame.metrics[name])
-
-
-def _ladders(evaluation: Evaluation) -> str:
-    ranked = _by_error(evaluation)
-    if not ranked:
-        return ""
+def _energies(evaluation: Evaluation) -> Section | None:
+    if not evaluation.ladders:
+        return None
     by_index: dict[int, Ladder] = {ladder.index: ladder for ladder in evaluation.ladders}
-    chosen = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
-    pictures = {
-        f"{word}: frame {frame.index}, {frame.formula}, occupied orbitals off by "
-        f"{frame.metrics['eps_occ_mae_mev']:.3g} meV": figures.ladder(by_index[frame.index])
-        for word, frame in chosen.items()
-    }
-    text = "Valence orbital energies of three frames, labels beside predictions."
-    return _section("Orbital energies", text, _figures(pictures))
-
-
-def _elements(evaluation: Evaluation) -> str:
-    if not any(len(points) for points in evaluation.parity.values()):
-        return ""
-    pictures = {
-        "Predicted against labelled matrix elements": figures.parity(evaluation.parity),
-        "Error against the size of the element": figures.error_by_size(evaluation.parity),
-    }
-    text = "A sample of matrix elements of every frame; on-site blocks and pairs of atoms."
-    return _section("Matrix elements", text, _figures(pictures))
-
-
-def _blocks(evaluation: Evaluation) -> str:
-    maps = figures.heat_maps(evaluation.blocks)
-    if not maps:
-        return ""
-    text = (
-        "Mean |dH| in µHa for every pair of shells (p2 is the second p shell of its element), one "
-        "colour scale for all. In a pair of elements the rows are the first one's shells."
+    pictures: list[Picture] = []
+    for words, place in extreme_frames(evaluation).items():
+        frame = evaluation.frames[place]
+        caption = (
+            f"{words} frame ({frame.index}, {frame.formula}): occupied orbitals off by "
+            f"{frame.metrics['eps_occ_mae_mev']:.3g} meV"
+        )
+        if all(f"ladder-{frame.index}" != picture.name for picture in pictures):
+            pictures.append(orbitals.ladder(by_index[frame.index], caption))
+    points = orbitals.energy_errors(evaluation.ladders)
+    pictures.insert(0, orbitals.error_by_energy(points))
+    rows = []
+    for number, region in enumerate(orbitals.REGIONS):
+        errors = points[points[:, 2] == number, 1]
+        if len(errors):
+            stats = (errors.mean(), np.percentile(errors, 95), errors.max())
+            rows.append((region, str(len(errors)), *(digits("", float(x)) for x in stats)))
+    header = ("orbitals", "number", "mean (meV)", "95 % within (meV)", "worst (meV)")
+    return Section(
+        "Orbital energies",
+        "Predicted orbital energies beside those of the labels. Errors of high empty orbitals "
+        "matter to few uses; those of the occupied ones, the HOMO and the LUMO matter to all.",
+        pictures,
+        below=table(header, rows),
     )
-    return _section("Error by elements and shells", text, _figures(maps))
 
 
-def _learning(history: Mapping[str, figures.Curve]) -> str:
-    pictures = {}
+def _elements(evaluation: Evaluation) -> Section | None:
+    if not any(len(points) for points in evaluation.parity.values()):
+        return None
+    pictures = [
+        matrix.parity(points, kind) for kind, points in evaluation.parity.items() if len(points)
+    ]
+    pictures.append(matrix.error_by_size(evaluation.parity))
+    if evaluation.distances:
+        pictures.append(matrix.error_by_distance(evaluation.distances))
+    text = "A sample of matrix elements of every frame; of pairs, every block."
+    return Section("Matrix elements", text, pictures)
+
+
+def _blocks(evaluation: Evaluation) -> Section | None:
+    if not evaluation.blocks:
+        return None
+    maps = heat.shell_maps(evaluation.blocks)
+    text = (
+        "Where the error of H sits. p2 is the second p shell of its element; rows are the shells "
+        "of the first element. The maps of shells share one colour scale."
+    )
+    first = heat.element_map(evaluation.blocks)
+    if len(maps) <= MAX_SHELL_MAPS:
+        return Section("Error by elements and shells", text, [first, *maps])
+    folded = (f"Maps of the shells of {len(maps)} pairs of elements", maps)
+    return Section("Error by elements and shells", text, [first], folded=folded)
+
+
+def _calibration(evaluation: Evaluation) -> Section | None:
+    found = calibrations(evaluation.frames)
+    if not found:
+        return None
+    units = {"mev": "meV", "uha": "µHa", "ev": "eV"}
+    rows = [
+        (
+            one.name,
+            f"{one.std.mean():.3g} {units.get(one.unit, one.unit)}",
+            *(f"{100 * one.coverage(level):.0f} %" for level in (0.68, 0.95)),
+            digits("", one.rank_correlation),
+        )
+        for one in found
+    ]
+    header = (
+        "quantity",
+        "mean standard deviation",
+        "within 68 %",
+        "within 95 %",
+        "rank correlation",
+    )
+    return Section(
+        "Calibration of the uncertainty",
+        "Are predicted standard deviations as large as the errors? The share of frames whose error "
+        "lies inside the interval that should hold 68 % (95 %) of them, and Spearman's rank "
+        "correlation of standard deviation and error (1: the order is perfect).",
+        [
+            calibration.coverage(found),
+            *(calibration.spread(one, units.get(one.unit, one.unit)) for one in found),
+        ],
+        body=table(header, rows),
+    )
+
+
+def _learning(history: Mapping[str, training.Curve]) -> Section | None:
+    pictures = []
     if "train_loss" in history:
         loss = {"loss": history["train_loss"]}
-        pictures["Training loss"] = figures.curves("loss", loss, "loss")
+        pictures.append(training.curves("learning-loss", "Training loss", loss, "loss"))
     if "val_h_mae_uha" in history:
         h = {"H": history["val_h_mae_uha"]}
-        pictures["H on the validation frames"] = figures.curves("h", h, "mean |dH| (µHa)")
+        caption = "H on the validation frames"
+        pictures.append(training.curves("learning-h", caption, h, "mean |dH| (µHa)"))
     energies = {label: history[name] for label, name in _ENERGY_CURVES.items() if name in history}
     if energies:
-        pictures["Orbital energies on the validation frames"] = figures.curves(
-            "energies", energies, "mean error (meV)"
-        )
+        caption = "Orbital energies on the validation frames"
+        curves = training.curves("learning-energies", caption, energies, "mean error (meV)")
+        pictures.append(curves)
     if not pictures:
-        return ""
-    return _section(
-        "Learning curve",
-        "During training, before the readout is solved; the run's metrics.json says what was kept.",
-        _figures(pictures),
+        return None
+    text = (
+        "During training, before the readout is solved; the run's metrics.json says what was kept."
     )
+    return Section("Learning curves", text, pictures)
 
 
-def _worst(evaluation: Evaluation) -> str:
-    ranked = _by_error(evaluation, "h_mae_uha")[::-1][:MAX_ROWS]
+def _worst(evaluation: Evaluation) -> Section | None:
+    predicted = [frame for frame in evaluation.frames if not frame.error]
+    ranked = sorted(predicted, key=lambda frame: -frame.metrics["eps_occ_mae_mev"])[:MAX_ROWS]
     if not ranked:
-        return ""
+        return None
     names = [name for name in METRICS if name != "eps_all_mae_mev"]
     rows = [
         (
             str(frame.index),
             frame.formula,
-            *(_digits(name, frame.metrics[name]) for name in names),
+            *(digits(name, frame.metrics[name]) for name in names),
             "; ".join(frame.warnings),
         )
         for frame in ranked
     ]
-    text = "Largest error of H first; per_frame.csv beside this file has every frame."
-    return _section("Worst frames", text, _table(("frame", "formula", *names, "warnings"), rows))
+    pictures = [
+        space.molecule(
+            frame.structure,
+            f"worst-{rank}",
+            f"frame {frame.index}, {frame.formula}: occupied orbitals off by "
+            f"{frame.metrics['eps_occ_mae_mev']:.3g} meV",
+        )
+        for rank, frame in enumerate(ranked[:MAX_GEOMETRIES], start=1)
+    ]
+    geometries = "".join(_xyz(frame) for frame in ranked[:MAX_GEOMETRIES])
+    return Section(
+        "Worst frames",
+        "Largest error of the occupied orbital energies first; per_frame.csv beside this file has "
+        "every frame.",
+        pictures,
+        body=table(("frame", "formula", *names, "warnings"), rows),
+        below=details("Geometries as xyz (Å)", f"<pre>{geometries}</pre>"),
+    )
 
 
-def _definitions() -> str:
-    rows = list(METRICS.items())
-    text = "Means over frames of the mean over each frame, as QH9 defines them."
-    return _section("What the numbers mean", text, _table(("metric", "meaning"), rows, "text"))
+def _xyz(frame: FrameResult) -> str:
+    state = f"charge={frame.structure.charge} spin={frame.structure.spin}"
+    comment = " ".join(f"frame {frame.index} {frame.origin} {state}".split())
+    return escape(xyz_text(frame.structure, comment))
 
 
-def _provenance(provenance: Mapping[str, Any]) -> str:
-    rows = list(_flat(provenance))
+def _provenance(provenance: Mapping[str, Any]) -> Section | None:
+    rows = list(flat(provenance))
     if not rows:
-        return ""
-    text = "Which model, which data, which versions."
-    return _section("Provenance", text, _table(("key", "value"), rows, "text"))
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)
+        return None
+    body = details("Model, data, settings and versions", table(("key", "value"), rows, "text"))
+    return Section("Provenance", body=body)
