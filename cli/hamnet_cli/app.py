@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from hamnet.errors import HamnetError
 from hamnet_cli.common import complain
+from hamnet_cli.compare import compare
 from hamnet_cli.data import data
 from hamnet_cli.demo import demo
 from hamnet_cli.doctor import doctor
@@ -91,6 +92,7 @@ app.command()(label)
 app.add_typer(data, name="data")
 app.command()(train)
 app.command()(evaluate)
+app.command()(compare)
 app.command()(predict)
 app.command()(scf)
 app.command()(doctor)

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hamnet.evaluation import Evaluation
+from hamnet.evaluation.compare import Comparison
 from hamnet.metrics import METRICS
 
 MAX_FRAMES = 12
@@ -22,6 +23,29 @@ def metrics_table(evaluation: Evaluation) -> Table:
     for name, meaning in METRICS.items():
         digits = ".6f" if name == "psi_cosine" else ".4g"
         table.add_row(name, format(evaluation.metrics[name], digits), meaning)
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return each run's differences to the first one."""
+    n, first = len(comparison.frames), comparison.runs[0]
+    table = Table(title=f"Differences to {first} on {n} frames", title_justify="left")
+    table.add_column("metric")
+    table.add_column("run")
+    for name in (escape(first), "mean", "difference", "95 % interval", "better on"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for d in comparison.differences:
+        digits = ".6f" if d.metric == "psi_cosine" else ".4g"
+        table.add_row(
+            d.metric,
+            escape(d.run),
+            *(format(x, digits) for x in (d.baseline, d.mean)),
+            f"{d.difference:+.3g}",
+            f"{d.low:+.3g} .. {d.high:+.3g}",
+            f"{100 * d.share_better:.0f} %",
+            d.verdict,
+        )
     return table
 
 

@@ -11,13 +11,13 @@ from hamnet.evaluation.html import Section, digits, table
 from hamnet.metrics import METRICS
 
 LABELS = {
-    "h_mae_uha": ("Hamiltonian, mean |dH|", "µHa"),
-    "eps_occ_mae_mev": ("occupied orbital energies", "meV"),
-    "eps_all_mae_mev": ("all orbital energies", "meV"),
-    "homo_mae_mev": ("HOMO energy", "meV"),
-    "lumo_mae_mev": ("LUMO energy", "meV"),
+    "h_mae_uha": ("H, mean |dH|", "µHa"),
+    "eps_occ_mae_mev": ("occupied orbitals", "meV"),
+    "eps_all_mae_mev": ("all orbitals", "meV"),
+    "homo_mae_mev": ("HOMO", "meV"),
+    "lumo_mae_mev": ("LUMO", "meV"),
     "gap_mae_mev": ("HOMO-LUMO gap", "meV"),
-    "psi_cosine": ("cosine of occupied orbitals", ""),
+    "psi_cosine": ("orbital cosine", ""),
 }
 """What each of `METRICS` is called in tables, and its unit."""
 
@@ -47,9 +47,10 @@ def headline(evaluation: Evaluation) -> Section:
         rows.append((label, f"{shown[0]} {unit}".strip(), interval, *shown[1:], name))
     drawn = "trajectories" if resampled(groups) == "group" else "frames"
     text = (
-        "Mean over frames of the mean over each frame, as QH9 defines them; 95 % interval by "
-        f"bootstrap over {drawn}. To compare: at PySCF's default grid the quadrature error of a "
-        "label is a few tenths of a µHa in H, and chemical accuracy is 43 meV."
+        "Errors of H, of orbital energies, and the cosine between predicted and labelled occupied "
+        "orbitals: means over frames of the mean over each frame, as QH9 defines them. The 95 % "
+        f"interval is a bootstrap over {drawn}. To compare: at PySCF's default grid the quadrature "
+        "error of a label is a few tenths of a µHa in H, and chemical accuracy is 43 meV."
     )
     header = ("error of", "mean", "95 % interval", "median", "95 % of frames within", "worst")
     body = table((*header, "in metrics.json"), rows, "headline")

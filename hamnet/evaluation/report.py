@@ -12,7 +12,7 @@ import numpy as np
 from hamnet.evaluation.calibration import calibrations
 from hamnet.evaluation.evaluate import Evaluation, FrameResult, Ladder
 from hamnet.evaluation.figures import calibration, heat, matrix, orbitals, space, training
-from hamnet.evaluation.headline import headline
+from hamnet.evaluation.headline import LABELS, headline
 from hamnet.evaluation.html import Section, details, digits, flat, page, table
 from hamnet.evaluation.orbital_grids import FrameOrbitals, extreme_frames
 from hamnet.evaluation.picture import Picture
@@ -166,6 +166,8 @@ def _energies(evaluation: Evaluation) -> Section | None:
     by_index: dict[int, Ladder] = {ladder.index: ladder for ladder in evaluation.ladders}
     pictures: list[Picture] = []
     for words, place in extreme_frames(evaluation).items():
+        if words == "best":
+            continue
         frame = evaluation.frames[place]
         caption = (
             f"{words} frame ({frame.index}, {frame.formula}): occupied orbitals off by "
@@ -180,8 +182,8 @@ def _energies(evaluation: Evaluation) -> Section | None:
         errors = points[points[:, 2] == number, 1]
         if len(errors):
             stats = (errors.mean(), np.percentile(errors, 95), errors.max())
-            rows.append((region, str(len(errors)), *(digits("", float(x)) for x in stats)))
-    header = ("orbitals", "number", "mean (meV)", "95 % within (meV)", "worst (meV)")
+            rows.append((region, *(digits("", float(x)) for x in stats), f"{len(errors):,}"))
+    header = ("orbitals", "mean (meV)", "95 % within (meV)", "worst (meV)", "number")
     return Section(
         "Orbital energies",
         "Predicted orbital energies beside those of the labels. Errors of high empty orbitals "
@@ -198,25 +200,26 @@ def _elements(evaluation: Evaluation) -> Section | None:
         matrix.parity(points, kind) for kind, points in evaluation.parity.items() if len(points)
     ]
     pictures.append(matrix.error_by_size(evaluation.parity))
-    if evaluation.distances:
-        pictures.append(matrix.error_by_distance(evaluation.distances))
-    text = "A sample of matrix elements of every frame; of pairs, every block."
+    text = "A sample of matrix elements of every frame."
     return Section("Matrix elements", text, pictures)
 
 
 def _blocks(evaluation: Evaluation) -> Section | None:
     if not evaluation.blocks:
         return None
+    title = "Error by element, shell and distance"
     maps = heat.shell_maps(evaluation.blocks)
     text = (
         "Where the error of H sits. p2 is the second p shell of its element; rows are the shells "
         "of the first element. The maps of shells share one colour scale."
     )
-    first = heat.element_map(evaluation.blocks)
+    first = [heat.element_map(evaluation.blocks)]
+    if evaluation.distances:
+        first.append(matrix.error_by_distance(evaluation.distances))
     if len(maps) <= MAX_SHELL_MAPS:
-        return Section("Error by elements and shells", text, [first, *maps])
+        return Section(title, text, [*first, *maps])
     folded = (f"Maps of the shells of {len(maps)} pairs of elements", maps)
-    return Section("Error by elements and shells", text, [first], folded=folded)
+    return Section(title, text, first, folded=folded)
 
 
 def _calibration(evaluation: Evaluation) -> Section | None:
@@ -281,6 +284,7 @@ def _worst(evaluation: Evaluation) -> Section | None:
     if not ranked:
         return None
     names = [name for name in METRICS if name != "eps_all_mae_mev"]
+    header = [f"{label} ({unit})" if unit else label for label, unit in (LABELS[n] for n in names)]
     rows = [
         (
             str(frame.index),
@@ -305,7 +309,7 @@ def _worst(evaluation: Evaluation) -> Section | None:
         "Largest error of the occupied orbital energies first; per_frame.csv beside this file has "
         "every frame.",
         pictures,
-        body=table(("frame", "formula", *names, "warnings"), rows),
+        body=table(("frame", "formula", *header, "warnings"), rows),
         below=details("Geometries as xyz (Å)", f"<pre>{geometries}</pre>"),
     )
 

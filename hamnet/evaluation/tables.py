@@ -28,10 +28,9 @@ def write_tables(
         provenance: model, data, split, versions: whatever a reader must know, JSON-ready.
     """
     metrics = metrics_json(evaluation, provenance)
-    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(out_dir / "metrics.json", text)
-    _write_csv(out_dir / "per_frame.csv", FRAME_COLUMNS, _frame_rows(evaluation))
-    _write_csv(out_dir / "per_block.csv", BLOCK_COLUMNS, _block_rows(evaluation))
+    write_json(out_dir / "metrics.json", metrics)
+    write_csv(out_dir / "per_frame.csv", FRAME_COLUMNS, _frame_rows(evaluation))
+    write_csv(out_dir / "per_block.csv", BLOCK_COLUMNS, _block_rows(evaluation))
     return metrics
 
 
@@ -92,7 +91,14 @@ def _block_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
         )
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file, see `hamnet.files.replacing`."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, see `hamnet.files.replacing`."""
     with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

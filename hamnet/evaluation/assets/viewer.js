@@ -53,13 +53,13 @@
       viewer.setStyle({}, { stick: { radius: 0.1 }, sphere: { scale: 0.22 } });
       for (const [sign, color] of [[1, style("--positive")], [-1, style("--negative")]]) {
         viewer.addIsosurface(volumes[side], {
-          isoval: sign * state.isovalue, color, opacity: 0.82, smoothness: 2,
+          isoval: sign * state.isovalue, color, opacity: 0.82, smoothness: 6,
         });
       }
       if (shown !== state.frame) {
         viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
         viewer.zoomTo({ model: -1 }); /* the atoms; surfaces reach a little farther */
-        viewer.zoom(0.75);
+        viewer.zoom(0.9);
         viewer.rotate(-60, "x");
       }
       viewer.render();
