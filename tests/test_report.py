@@ -1,44 +1,19 @@
 """The report is one page that parses, explains itself and points to nothing outside."""
 
 import re
-from html.parser import HTMLParser
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hamnet.errors import HamnetError
 from hamnet.evaluation import evaluate
-from hamnet.evaluation.report import read_history, report_html, write_results
-
-VOID = {"meta", "br", "img", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Checks that tags match, and collects what the page holds."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.texts, self.links, self.tags = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        self.links += [v for k, v in attrs if k in ("href", "src", "xlink:href", "action")]
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
+from hamnet.evaluation.calibration import calibrations
+from hamnet.evaluation.html import digits
+from hamnet.evaluation.report import FIGURES, read_history, report_html, write_results
+from tests.page import Page
 
 
 @pytest.fixture
@@ -76,15 +51,31 @@ def test_page_is_complete_and_self_contained(evaluation, history, tmp_path):
         "Matrix elements",
         "H-O",
         "O (on site)",
-        "Learning curve",
+        "Learning curves",
+        "Worst frames",
         "the model does not know <Xx>",
         "runs/<water>",
         "seed.a",
-        f"{evaluation.metrics['h_mae_uha']:.4g}",
+        f"{digits('h_mae_uha', evaluation.metrics['h_mae_uha'])} µHa",
     ):
         assert expected in words
-    # 3 ladders, 2 of matrix elements, 4 heat maps, 3 learning curves
-    assert page.tags.count("svg") == page.tags.count("figure") == 12
+    # 3 of orbital energies, 3 of matrix elements, 6 of blocks, 3 learning curves, 3 molecules
+    assert page.tags.count("svg") == page.tags.count("figure") == 18
+
+
+def test_every_picture_is_also_a_file(evaluation, history, tmp_path):
+    write_results(evaluation, tmp_path, {}, history)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    drawn, vectors = ({p.stem for p in (tmp_path / FIGURES).glob(e)} for e in ("*.png", "*.svg"))
+    assert drawn == vectors
+    assert len(drawn) == page.tags.count("figure")
+    for path in (tmp_path / FIGURES).glob("*.svg"):
+        ElementTree.parse(path)
+        assert "var(--" not in path.read_text(encoding="utf-8")
+    for path in (tmp_path / FIGURES).glob("*.png"):
+        with Image.open(path) as image:
+            assert min(image.size) > 400
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 10  # not blank
 
 
 def test_page_follows_theme_and_width(evaluation):
@@ -114,3 +105,51 @@ def test_history_skips_empty_cells(history):
     assert np.array_equal(columns["val_h_mae_uha"][0], [1.0, 1.5])
     assert np.array_equal(columns["val_h_mae_uha"][1], [300, 150])
     assert len(columns["train_loss"][0]) == 3
+
+
+def test_links_within_the_page_lead_somewhere(evaluation):
+    text = report_html(evaluation, {})
+    targets = re.findall(r'href="#([^"]+)"', text)
+    assert len(targets) > 4
+    assert set(targets) == set(re.findall(r'<section id="([^"]+)"', text))
+
+
+def test_large_tables_of_shells_are_folded_away(evaluation):
+    folded = Page(report_html(evaluation, {})).tags.count("details")
+    more = dict.fromkeys("abcdefg")
+    kinds = [
+        replace(block.first, number=2 + n)
+        for n, _ in enumerate(more)
+        for block in (evaluation.blocks[0],)
+    ]
+    blocks = [replace(evaluation.blocks[0], first=kind, second=kind) for kind in kinds]
+    many = replace(evaluation, blocks=(*evaluation.blocks, *blocks))
+    assert Page(report_html(many, {})).tags.count("details") == folded + 1
+
+
+def test_standard_deviations_get_a_calibration(evaluation, rng):
+    """Errors drawn from the predicted distribution are covered as they should be."""
+    template = evaluation.frames[0]
+    frames = []
+    for k in range(4000):
+        std = float(rng.uniform(1.0, 10.0))
+        metrics = {**template.metrics, "homo_mae_mev": abs(float(rng.normal(0.0, std)))}
+        frames.append(replace(template, index=k, metrics={**metrics, "homo_std_mev": std}))
+    (found,) = calibrations(frames)
+    assert (found.name, found.unit, len(found.std)) == ("homo", "mev", 4000)
+    for level in (0.5, 0.68, 0.95):
+        assert found.coverage(level) == pytest.approx(level, abs=0.03)
+    assert 0.3 < found.rank_correlation < 0.8
+    few = replace(evaluation, frames=tuple(frames[:50]))
+    assert "Calibration" in report_html(few, {})
+    assert "Calibration" not in report_html(evaluation, {})
+
+
+def test_distance_errors_add_up_to_the_off_diagonal_blocks(evaluation):
+    pairs = [block for block in evaluation.blocks if not block.on_site]
+    total = sum(block.count * block.mae_uha for block in pairs)
+    sizes = {"H-H": 2 * 5 * 5, "H-O": 2 * 5 * 14}  # both triangles of the matrix
+    assert {row.elements for row in evaluation.distances} == set(sizes)
+    by_distance = sum(sizes[row.elements] * row.count * row.mae_uha for row in evaluation.distances)
+    assert by_distance == pytest.approx(total, rel=1e-10)
+    assert all(0.5 < row.distance_angstrom < 2.5 for row in evaluation.distances)

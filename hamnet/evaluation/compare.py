@@ -82,8 +82,8 @@ def common_records(models: Mapping[str, Metadata], store: Store, subset: str = "
             raise HamnetError(
                 f"{store.path}: '{first}' and '{run}' have different {subset} frames "
                 f"({len(ids)} and {len(other)}, {len(ids & other)} of them common): train both "
-                "with the same data, data.fractions and data.split_seed, or store a split in the file "
-                "('hamnet data split')"
+                "with the same data, data.fractions and data.split_seed, or store a split in the "
+                "file ('hamnet data split')"
             )
     return chosen
 

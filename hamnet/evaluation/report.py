@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hamnet.evaluation.calibration import calibrations
+from hamnet.evaluation.calibration import SINGLE, calibrations
 from hamnet.evaluation.evaluate import Evaluation, FrameResult, Ladder
 from hamnet.evaluation.figures import calibration, heat, matrix, orbitals, space, training
 from hamnet.evaluation.headline import LABELS, headline
@@ -231,7 +231,10 @@ def _calibration(evaluation: Evaluation) -> Section | None:
         (
             one.name,
             f"{one.std.mean():.3g} {units.get(one.unit, one.unit)}",
-            *(f"{100 * one.coverage(level):.0f} %" for level in (0.68, 0.95)),
+            *(
+                f"{100 * one.coverage(level):.0f} %" if one.name in SINGLE else "–"
+                for level in (0.683, 0.95)
+            ),
             digits("", one.rank_correlation),
         )
         for one in found
@@ -247,9 +250,10 @@ def _calibration(evaluation: Evaluation) -> Section | None:
         "Calibration of the uncertainty",
         "Are predicted standard deviations as large as the errors? The share of frames whose error "
         "lies inside the interval that should hold 68 % (95 %) of them, and Spearman's rank "
-        "correlation of standard deviation and error (1: the order is perfect).",
+        "correlation of standard deviation and error (1: the order is perfect). H has no coverage: "
+        "its error is a mean over elements.",
         [
-            calibration.coverage(found),
+            calibration.coverage([one for one in found if one.name in SINGLE]),
             *(calibration.spread(one, units.get(one.unit, one.unit)) for one in found),
         ],
         body=table(header, rows),
