@@ -49,15 +49,21 @@ def test_demo(tmp_path):
 
 
 def test_tutorial(tmp_path):
-    commands = "\n".join(blocks("start.md", "bash"))
+    commands = "\n".join([*blocks("start.md", "bash"), *blocks("report.md", "bash")])
     for long, short in SMALLER.items():
         assert long in commands
         commands = commands.replace(long, short)
-    python = "\n".join(blocks("start.md", "python"))
+    pages = ("start.md", "report.md", "extend.md")
+    python = "\n".join(block for page in pages for block in blocks(page, "python"))
     (tmp_path / "use.py").write_text(python, encoding="utf-8")
     answer = run(f"{commands}\npython use.py", tmp_path)
     assert re.search(r"HOMO -\d+\.\d+ eV, gap \d+\.\d+ eV", answer.stdout)
-    for name in ("runs/water/evaluate-test/report.html", "out/frame_000000.molden"):
+    for name in (
+        "runs/water/evaluate-test/report.html",
+        "compare/compare.html",
+        "out/frame_000000.molden",
+        "report/report.html",
+    ):
         assert (tmp_path / name).is_file()
 
 

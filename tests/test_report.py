@@ -12,12 +12,21 @@ from hamnet.errors import HamnetError
 from hamnet.evaluation import evaluate
 from hamnet.evaluation.calibration import calibrations
 from hamnet.evaluation.html import digits
-from hamnet.evaluation.report import FIGURES, read_history, report_html, write_results
+from hamnet.evaluation.report import (
+    FIGURES,
+    read_history,
+    report_html,
+    report_sections,
+    write_results,
+)
 from tests.page import Page
 
+PROVENANCE = {"model": "runs/<water>", "data": "water.h5", "split": "test", "seed": {"a": 1}}
 
-@pytest.fixture
-def evaluation(water_records, water_basis, predict_from, rng):
+
+@pytest.fixture(scope="module")
+def evaluation(water_records, water_basis, predict_from):
+    rng = np.random.default_rng(20240229)
     pairs = []
     for record in water_records:
         noise = 1e-4 * rng.standard_normal(record.hamiltonian.shape)
@@ -26,9 +35,9 @@ def evaluation(water_records, water_basis, predict_from, rng):
     return evaluate(pairs, water_basis)
 
 
-@pytest.fixture
-def history(tmp_path):
-    path = tmp_path / "history.csv"
+@pytest.fixture(scope="module")
+def history(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "history.csv"
     path.write_text(
         "step,seconds,train_loss,val_h_mae_uha,val_eps_occ_mae_mev,val_homo_mae_mev\n"
         "1,0.5,1.0,,,\n2,1.0,0.5,300,20,25\n3,1.5,0.25,150,10,12\n"
@@ -36,10 +45,20 @@ def history(tmp_path):
     return path
 
 
-def test_page_is_complete_and_self_contained(evaluation, history, tmp_path):
-    provenance = {"model": "runs/<water>", "data": "water.h5", "split": "test", "seed": {"a": 1}}
-    write_results(evaluation, tmp_path / "out", provenance, history)
-    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def out(evaluation, history, tmp_path_factory):
+    """A folder with a report."""
+    folder = tmp_path_factory.mktemp("report")
+    write_results(evaluation, folder, PROVENANCE, history)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(out):
+    return (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_page_is_complete_and_self_contained(evaluation, text):
     without_pixels = re.sub(r"data:image/png;base64,[^\"]*", "data:", text)
     assert not re.search(r"https?:|//\w|@import|url\((?!#)", without_pixels)
     page = Page(text)
@@ -63,23 +82,20 @@ def test_page_is_complete_and_self_contained(evaluation, history, tmp_path):
     assert page.tags.count("svg") == page.tags.count("figure") == 18
 
 
-def test_every_picture_is_also_a_file(evaluation, history, tmp_path):
-    write_results(evaluation, tmp_path, {}, history)
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    drawn, vectors = ({p.stem for p in (tmp_path / FIGURES).glob(e)} for e in ("*.png", "*.svg"))
+def test_every_picture_is_also_a_file(out, text):
+    drawn, vectors = ({p.stem for p in (out / FIGURES).glob(e)} for e in ("*.png", "*.svg"))
     assert drawn == vectors
-    assert len(drawn) == page.tags.count("figure")
-    for path in (tmp_path / FIGURES).glob("*.svg"):
+    assert len(drawn) == Page(text).tags.count("figure")
+    for path in (out / FIGURES).glob("*.svg"):
         ElementTree.parse(path)
         assert "var(--" not in path.read_text(encoding="utf-8")
-    for path in (tmp_path / FIGURES).glob("*.png"):
+    for path in (out / FIGURES).glob("*.png"):
         with Image.open(path) as image:
             assert min(image.size) > 400
             assert len(image.convert("RGB").getcolors(1 << 24)) > 10  # not blank
 
 
-def test_page_follows_theme_and_width(evaluation):
-    text = report_html(evaluation, {})
+def test_page_follows_theme_and_width(text):
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert 'name="viewport"' in text
@@ -89,8 +105,14 @@ def test_page_follows_theme_and_width(evaluation):
     assert not re.search(r'<svg[^>]* (width|height)="', text)
 
 
-def test_the_same_results_give_the_same_page(evaluation):
-    assert report_html(evaluation, {"model": "m"}) == report_html(evaluation, {"model": "m"})
+def test_links_within_the_page_lead_somewhere(text):
+    targets = re.findall(r'<a href="#([^"]+)"', text)
+    assert len(targets) > 4
+    assert targets == re.findall(r'<section id="([^"]+)"', text)
+
+
+def test_the_same_results_give_the_same_page(evaluation, history, text):
+    assert report_html(evaluation, PROVENANCE, read_history(history)) == text
 
 
 def test_page_without_any_prediction(water_records, water_basis):
@@ -107,42 +129,40 @@ def test_history_skips_empty_cells(history):
     assert len(columns["train_loss"][0]) == 3
 
 
-def test_links_within_the_page_lead_somewhere(evaluation):
-    text = report_html(evaluation, {})
-    targets = re.findall(r'href="#([^"]+)"', text)
-    assert len(targets) > 4
-    assert set(targets) == set(re.findall(r'<section id="([^"]+)"', text))
+def section(evaluation, title):
+    found = [s for s in report_sections(evaluation, {}, {}, ()) if s.title.startswith(title)]
+    return found[0] if found else None
 
 
-def test_large_tables_of_shells_are_folded_away(evaluation):
-    folded = Page(report_html(evaluation, {})).tags.count("details")
-    more = dict.fromkeys("abcdefg")
-    kinds = [
-        replace(block.first, number=2 + n)
-        for n, _ in enumerate(more)
-        for block in (evaluation.blocks[0],)
-    ]
-    blocks = [replace(evaluation.blocks[0], first=kind, second=kind) for kind in kinds]
-    many = replace(evaluation, blocks=(*evaluation.blocks, *blocks))
-    assert Page(report_html(many, {})).tags.count("details") == folded + 1
+def test_many_maps_of_shells_are_folded_away(evaluation):
+    one = evaluation.blocks[0]
+    kinds = [replace(one.first, number=2 + n) for n in range(7)]
+    more = [replace(one, first=kind, second=kind) for kind in kinds]
+    many = replace(evaluation, blocks=(*evaluation.blocks, *more))
+    few, folded = (section(e, "Error by element") for e in (evaluation, many))
+    assert (len(few.pictures), len(few.folded[1])) == (6, 0)
+    assert (len(folded.pictures), len(folded.folded[1])) == (2, 11)
 
 
-def test_standard_deviations_get_a_calibration(evaluation, rng):
+def test_standard_deviations_get_a_calibration(evaluation):
     """Errors drawn from the predicted distribution are covered as they should be."""
+    rng = np.random.default_rng(4)
     template = evaluation.frames[0]
     frames = []
     for k in range(4000):
         std = float(rng.uniform(1.0, 10.0))
-        metrics = {**template.metrics, "homo_mae_mev": abs(float(rng.normal(0.0, std)))}
-        frames.append(replace(template, index=k, metrics={**metrics, "homo_std_mev": std}))
+        drawn = {"homo_mae_mev": abs(float(rng.normal(0.0, std))), "homo_std_mev": std}
+        frames.append(replace(template, index=k, metrics={**template.metrics, **drawn}))
     (found,) = calibrations(frames)
     assert (found.name, found.unit, len(found.std)) == ("homo", "mev", 4000)
     for level in (0.5, 0.68, 0.95):
         assert found.coverage(level) == pytest.approx(level, abs=0.03)
     assert 0.3 < found.rank_correlation < 0.8
-    few = replace(evaluation, frames=tuple(frames[:50]))
-    assert "Calibration" in report_html(few, {})
-    assert "Calibration" not in report_html(evaluation, {})
+    few = section(replace(evaluation, frames=tuple(frames[:50])), "Calibration")
+    assert [picture.name for picture in few.pictures] == [
+        *("calibration-coverage", "calibration-homo")
+    ]
+    assert section(evaluation, "Calibration") is None
 
 
 def test_distance_errors_add_up_to_the_off_diagonal_blocks(evaluation):
