@@ -8,6 +8,7 @@ from hamnet.structure import FloatArray, IntArray
 
 N_RESAMPLES = 2000
 LEVEL = 0.95
+_COUNTS_AT_ONCE = 4_000_000
 MIN_GROUPS = 10
 """With fewer trajectories their number says too little, and single frames are drawn."""
 
@@ -28,27 +29,36 @@ def mean_interval(
     """
     unit = _units(len(values), groups)
     finite = np.isfinite(values)
-    n_units = int(unit.max(initial=-1)) + 1
+    n_units = int(unit.max(initial=0)) + 1
     sums, counts = np.zeros((2, n_units, *values.shape[1:]))
     np.add.at(sums, unit, np.where(finite, values, 0.0))
     np.add.at(counts, unit, finite)
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n_units, np.full(n_units, 1.0 / n_units), size=N_RESAMPLES)
+    means = []
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = sums.sum(axis=0) / counts.sum(axis=0)
-        means = np.tensordot(drawn, sums, axes=1) / np.tensordot(drawn, counts, axes=1)
+        for size in _batches(n_units):
+            drawn = rng.multinomial(n_units, np.full(n_units, 1.0 / n_units), size=size)
+            means.append(np.tensordot(drawn, sums, axes=1) / np.tensordot(drawn, counts, axes=1))
     tail = 50.0 * (1.0 - LEVEL)
     interval = np.full((2, *mean.shape), np.nan)
     known = np.isfinite(mean)
     if known.any():
         ends = [tail, 100.0 - tail]
-        interval[:, known] = np.nanpercentile(means[:, known], ends, axis=0)
+        interval[:, known] = np.nanpercentile(np.concatenate(means)[:, known], ends, axis=0)
     return np.concatenate([mean[None], interval])
 
 
 def resampled(groups: Sequence[str]) -> str:
     """Return what `mean_interval` draws: ``group`` or ``frame``."""
     return "group" if len(set(groups)) >= MIN_GROUPS and len(set(groups)) < len(groups) else "frame"
+
+
+def _batches(n_units: int) -> list[int]:
+    """Cut the resamples so that counting them takes little memory."""
+    size = max(1, min(N_RESAMPLES, _COUNTS_AT_ONCE // n_units))
+    whole, rest = divmod(N_RESAMPLES, size)
+    return [size] * whole + [rest] * bool(rest)
 
 
 def _units(n: int, groups: Sequence[str] | None) -> IntArray:

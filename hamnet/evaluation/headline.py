@@ -1,12 +1,9 @@
 """The numbers that a report begins with."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 from hamnet.evaluation.bootstrap import mean_interval, resampled
-from hamnet.evaluation.evaluate import Evaluation, FrameResult
+from hamnet.evaluation.evaluate import Evaluation
 from hamnet.evaluation.html import Section, digits, table
 from hamnet.metrics import METRICS
 
@@ -22,29 +19,26 @@ LABELS = {
 """What each of `METRICS` is called in tables, and its unit."""
 
 
-def column(frames: Sequence[FrameResult], name: str) -> Any:
-    """Return a metric of the predicted frames, ``[n]``."""
-    return np.array([frame.metrics[name] for frame in frames if not frame.error])
-
-
 def headline(evaluation: Evaluation) -> Section:
     """Return the table of mean errors with their spread over frames."""
     frames = [frame for frame in evaluation.frames if not frame.error]
     groups = [frame.group for frame in frames]
     rows = []
-    for name in METRICS:
+    every = np.array([[frame.metrics[name] for name in METRICS] for frame in frames])
+    every = every.reshape(-1, len(METRICS))  # also without any frame
+    intervals = mean_interval(every, groups)
+    for name, values, interval in zip(METRICS, every.T, intervals.T, strict=True):
         label, unit = LABELS[name]
-        values = column(frames, name)
         known = values[np.isfinite(values)]
         if not len(known):
             continue
-        mean, low, high = mean_interval(values, groups)
+        mean, low, high = (float(x) for x in interval)
         bad_side = 5 if name == "psi_cosine" else 95
         worst = known.min() if name == "psi_cosine" else known.max()
         spread = (np.median(known), np.percentile(known, bad_side), worst)
         shown = [digits(name, float(x)) for x in (mean, *spread)]
-        interval = f"{digits(name, float(low))} – {digits(name, float(high))}"
-        rows.append((label, f"{shown[0]} {unit}".strip(), interval, *shown[1:], name))
+        ends = f"{digits(name, low)} – {digits(name, high)}"
+        rows.append((label, f"{shown[0]} {unit}".strip(), ends, *shown[1:], name))
     drawn = "trajectories" if resampled(groups) == "group" else "frames"
     text = (
         "Errors of H, of orbital energies, and the cosine between predicted and labelled occupied "
