@@ -69,11 +69,16 @@ def launch(driver, *arguments):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        found = launch(driver, *SOFTWARE_WEBGL)
+def driver():
+    with playwright.sync_playwright() as found:
         yield found
-        found.close()
+
+
+@pytest.fixture(scope="module")
+def browser(driver):
+    found = launch(driver, *SOFTWARE_WEBGL)
+    yield found
+    found.close()
 
 
 @pytest.fixture
@@ -169,14 +174,13 @@ def test_orbitals_are_drawn_and_can_be_changed(visit):
     )
 
 
-def test_without_webgl_the_outlines_are_shown(report):
-    with playwright.sync_playwright() as driver:
-        browser = launch(driver, "--disable-3d-apis")
-        page = browser.new_page()
-        page.set_default_timeout(DRAWN_MS)
-        page.goto(report)
-        page.locator("#orbital-note").scroll_into_view_if_needed()
-        page.get_by_text("cannot show surfaces").wait_for()
-        assert page.locator("#orbital-viewer").is_hidden()
-        assert page.locator("details figure svg").first.is_visible()
-        browser.close()
+def test_without_webgl_the_outlines_are_shown(driver, report):
+    browser = launch(driver, "--disable-3d-apis")
+    page = browser.new_page()
+    page.set_default_timeout(DRAWN_MS)
+    page.goto(report)
+    page.locator("#orbital-note").scroll_into_view_if_needed()
+    page.get_by_text("cannot show surfaces").wait_for()
+    assert page.locator("#orbital-viewer").is_hidden()
+    assert page.locator("details figure svg").first.is_visible()
+    browser.close()
