@@ -149,10 +149,10 @@ def test_standard_deviations_get_a_calibration(evaluation):
     rng = np.random.default_rng(4)
     template = evaluation.frames[0]
     frames = []
-    for k in range(4000):
+    for _ in range(4000):
         std = float(rng.uniform(1.0, 10.0))
         drawn = {"homo_mae_mev": abs(float(rng.normal(0.0, std))), "homo_std_mev": std}
-        frames.append(replace(template, index=k, metrics={**template.metrics, **drawn}))
+        frames.append(replace(template, metrics={**template.metrics, **drawn}))
     (found,) = calibrations(frames)
     assert (found.name, found.unit, len(found.std)) == ("homo", "mev", 4000)
     for level in (0.5, 0.68, 0.95):
