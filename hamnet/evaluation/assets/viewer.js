@@ -53,7 +53,7 @@
       viewer.setStyle({}, { stick: { radius: 0.1 }, sphere: { scale: 0.22 } });
       for (const [sign, color] of [[1, style("--positive")], [-1, style("--negative")]]) {
         viewer.addIsosurface(volumes[side], {
-          isoval: sign * state.isovalue, color, opacity: 0.82, smoothness: 6,
+          isoval: sign * state.isovalue, color, opacity: 0.82, smoothness: 2,
         });
       }
       if (shown !== state.frame) {
