@@ -152,7 +152,7 @@ def test_letters_stand_out(visit, scheme):
 
 
 def test_orbitals_are_drawn_and_can_be_changed(visit):
-    page = visit(DESKTOP)
+    page = visit(PHONE)  # small canvases: WebGL in software
     wait_for_orbitals(page, "0 HOMO")
     assert not page.locator("section details").first.evaluate("(e) => e.open")
     homo = {side: picture(page, f"[data-side={side}]") for side in ("predicted", "label")}
