@@ -15,7 +15,7 @@ from hamnet.evaluation.orbital_grids import FrameOrbitals
 from hamnet.structure import FloatArray, Structure, xyz_text
 
 LIBRARY, LICENCE = "3Dmol-min.js", "3Dmol-LICENSE.txt"
-"""3Dmol.js 2.5.5: ``build/3Dmol-min.js`` and ``LICENSE`` of the npm package ``3dmol``, unchanged."""
+"""3Dmol.js 2.5.5: ``build/3Dmol-min.js`` and ``LICENSE`` of npm's ``3dmol``, unchanged."""
 
 CLIP = 0.25
 """Orbitals are stored in 255 steps up to this value, bohr^(-3/2): a surface is off by 0.02 A."""
