@@ -10,6 +10,21 @@ from hamnet.errors import HamnetError
 from hamnet.structure import FloatArray, Structure
 
 
+@dataclass(frozen=True)
+class Uncertainty:
+    """Standard deviations of a prediction, calibrated on the validation frames, Hartree.
+
+    Attributes:
+        homo, lumo, gap: of the orbital energies; NaN where there is no such orbital.
+        hamiltonian: root mean square over the elements of H.
+    """
+
+    homo: float
+    lumo: float
+    gap: float
+    hamiltonian: float
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """The Hamiltonian of one structure and its orbitals, in hamnet's orbital order, Hartree.
@@ -26,6 +41,7 @@ class Prediction:
         coefficients: orbitals as columns, normalised in S, shape ``[n_spin, n_ao, n_mo]``.
         occupations: electrons per orbital, shape ``[n_spin, n_mo]``.
         warnings: what the user should know about this frame, one sentence each.
+        uncertainty: how sure the model is; None where it does not know.
 
     Raises:
         HamnetError: the arrays do not belong together.
@@ -39,6 +55,7 @@ class Prediction:
     coefficients: FloatArray
     occupations: FloatArray
     warnings: tuple[str, ...] = ()
+    uncertainty: Uncertainty | None = None
 
     def __post_init__(self) -> None:
         n_spin, n_mo = self.orbital_energies.shape

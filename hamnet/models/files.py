@@ -9,8 +9,9 @@ from safetensors.torch import save
 
 from hamnet.errors import HamnetError
 from hamnet.files import replacing
-from hamnet.models.metadata import FORMAT_VERSION, Metadata
+from hamnet.models.metadata import Metadata
 from hamnet.models.model import HamiltonianModel
+from hamnet.models.upgrade import upgrade
 from hamnet.validation import validate
 
 MODEL_FILE = "model.safetensors"
@@ -52,7 +53,7 @@ def load_model(path: str | Path) -> HamiltonianModel:
         raise HamnetError(f"{path}: no such file") from None
     except (OSError, SafetensorError) as error:
         raise HamnetError(f"{path}: not a readable model file ({error})") from error
-    model = HamiltonianModel(_metadata(header, path))
+    model = HamiltonianModel(_metadata(header, tensors, path))
     model.network.to(_precision(tensors))  # before loading: float64 weights lose no digit
     try:
         model.load_state_dict(tensors)
@@ -61,19 +62,16 @@ def load_model(path: str | Path) -> HamiltonianModel:
     return model.eval()
 
 
-def _metadata(header: dict[str, str], path: Path) -> Metadata:
+def _metadata(header: dict[str, str], tensors: dict[str, torch.Tensor], path: Path) -> Metadata:
     if _KEY not in header:
         raise HamnetError(f"{path}: a safetensors file, but not a hamnet model")
     try:
         data = json.loads(header[_KEY])
     except json.JSONDecodeError as error:
         raise HamnetError(f"{path}: the metadata is damaged ({error})") from error
-    found = data.get("format_version") if isinstance(data, dict) else None
-    if found != FORMAT_VERSION:
-        raise HamnetError(
-            f"{path}: model format version {found}, this hamnet reads version {FORMAT_VERSION}; "
-            "use the hamnet version with which the model was made, or train again"
-        )
+    if not isinstance(data, dict):
+        raise HamnetError(f"{path}: the metadata is damaged (no JSON object)")
+    upgrade(data, tensors, str(path))
     return validate(Metadata, data, str(path))
 
 

@@ -10,7 +10,7 @@ from hamnet.data.level import LevelOfTheory
 from hamnet.models.config import ModelConfig
 from hamnet.validation import Section
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the model file; raised when an older hamnet could not read a newer file."""
 
 
@@ -19,7 +19,7 @@ class TrainingData(Section):
 
     Attributes:
         name: name of the dataset.
-        licence: its licence, empty if none is stated.
+        licence, citation: of the dataset, empty if none is stated.
         id: hash of the ids of all its records.
         n_train, n_validation, n_test: sizes of the split.
         split_id: hash of the ids of training and validation records.
@@ -27,11 +27,47 @@ class TrainingData(Section):
 
     name: str = ""
     licence: str = ""
+    citation: str = ""
     id: str = ""
     n_train: int = 0
     n_validation: int = 0
     n_test: int = 0
     split_id: str = ""
+
+
+class Calibration(Section):
+    """How the readout's covariance becomes an uncertainty.
+
+    Attributes:
+        size: inputs of a class after sketching; see `hamnet.nn.covariance`.
+        n_frames: validation frames on which the factors were fitted.
+        homo, lumo, gap, hamiltonian: factor of each standard deviation.
+    """
+
+    size: int
+    n_frames: int = 0
+    homo: float = 1.0
+    lumo: float = 1.0
+    gap: float = 1.0
+    hamiltonian: float = 1.0
+
+
+class Parent(Section):
+    """The model from which a fine-tuned one started.
+
+    Attributes:
+        file: its path at that time.
+        sha256: of the file.
+        data: name of its training data.
+        kept: block types whose weights were taken over.
+        new: block types that it did not know.
+    """
+
+    file: str
+    sha256: str
+    data: str = ""
+    kept: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
 
 
 class Metadata(Section):
@@ -53,6 +89,8 @@ class Metadata(Section):
         seed: of the run.
         versions: of Python and the libraries.
         metrics: of the validation set, the units in the names.
+        uncertainty: None where the model cannot say how sure it is.
+        parent: of a fine-tuned model.
     """
 
     format_version: int = FORMAT_VERSION
@@ -70,6 +108,8 @@ class Metadata(Section):
     seed: int = 0
     versions: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
+    uncertainty: Calibration | None = None
+    parent: Parent | None = None
 
 
 def library_versions() -> dict[str, str]:

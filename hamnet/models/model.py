@@ -1,6 +1,7 @@
 """A trained model: network, units of its targets, and what it may be used for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from hamnet.integrals import overlap, reference_hamiltonian, valence_electrons
 from hamnet.irreps import BlockType, block_irreps
 from hamnet.models.metadata import Metadata
 from hamnet.models.so2_network import SO2Network
+from hamnet.models.uncertainty import Inference, Propagation
 from hamnet.nn.assembler import BlockAssembler
+from hamnet.nn.covariance import ReadoutCovariance
 from hamnet.nn.frames import PairFrames
 from hamnet.nn.readout import block_rows
 from hamnet.nn.standardise import Standardiser
-from hamnet.prediction import Prediction, aufbau
+from hamnet.prediction import Prediction, Uncertainty, aufbau
 from hamnet.registry import look_up
 from hamnet.so3.rotation import EdgeFrame
 from hamnet.spectrum import solve
@@ -62,6 +65,9 @@ class HamiltonianModel(nn.Module):
         self.standardiser = Standardiser(tables)
         self.assembler = BlockAssembler(tables)
         self.frame = EdgeFrame(self.network.l_max)
+        self.covariance: ReadoutCovariance | None = None
+        if metadata.uncertainty is not None:
+            self.covariance = ReadoutCovariance(self.network.readout, metadata.uncertainty.size)
 
     @property
     def cutoffs(self) -> tuple[float, float]:
@@ -89,6 +95,10 @@ class HamiltonianModel(nn.Module):
 
     def forward(self, sample: Sample) -> Tensor:
         """Return the entries of H - H0 of a batch, Hartree, float64, ``(n_entries,)``."""
+        return self.infer(sample).entries
+
+    def infer(self, sample: Sample) -> Inference:
+        """Return the entries of a batch with what they were made of."""
         batch = sample.to(self.device)
         frames = self.frames(batch.graph)
         out = self.network(batch.graph, frames.to(self.dtype))
@@ -97,7 +107,7 @@ class HamiltonianModel(nn.Module):
             fade = None if t.on_site else out.envelope[block_rows(batch.graph, t)]
             irreps[t] = self.standardiser.physical(t, y, fade)
         entries: Tensor = self.assembler(irreps, batch.index, batch.n_entries, batch.graph, frames)
-        return entries
+        return Inference(batch, frames, out, entries)
 
     def targets(self, batch: Sample, frames: PairFrames) -> dict[BlockType, Tensor]:
         """Return the irreps of a labelled batch, Hartree, pairs in their frames."""
@@ -146,17 +156,17 @@ class HamiltonianModel(nn.Module):
             samples.append(make_sample(structure, s.layout, self.basis, self.cutoffs))
             self.check_pairs(samples[-1])
             overlaps.append(s)
-        entries = self._split(samples)
+        run = self.infer(batch_samples(samples))
         out = []
         reference = self.metadata.reference
-        for structure, s, delta in zip(structures, overlaps, entries, strict=True):
+        for structure, s, delta in zip(structures, overlaps, _split(run), strict=True):
             h = delta
             if reference != "none":
                 level = self.metadata.level
                 h = delta + reference_hamiltonian(structure, level, reference, self.basis).entries
             n_electrons = valence_electrons(structure, self.basis)
             out.append(orbitals(structure, self.basis, h, s, n_electrons))
-        return out
+        return self._with_uncertainty(run, out)
 
     @torch.inference_mode()
     def predict_labelled(self, records: Sequence[Record]) -> list[Prediction]:
@@ -171,19 +181,33 @@ class HamiltonianModel(nn.Module):
             self.check(record.structure)
             samples.append(record_sample(record, self.basis, self.cutoffs, reference))
             self.check_pairs(samples[-1])
-        entries = self._split(samples)
+        run = self.infer(batch_samples(samples))
         out = []
-        for record, delta in zip(records, entries, strict=True):
+        for record, delta in zip(records, _split(run), strict=True):
             h = delta if reference == "none" else delta + record.references[reference]
             n_electrons = round(float(record.occupations.sum()))
             s = record.blocks("overlap")
             out.append(orbitals(record.structure, self.basis, h, s, n_electrons))
-        return out
+        return self._with_uncertainty(run, out)
 
-    def _split(self, samples: Sequence[Sample]) -> list[np.ndarray]:
-        entries = self(batch_samples(samples)).cpu().numpy()
-        sizes = [sample.n_entries for sample in samples]
-        return list(np.split(entries, np.cumsum(sizes)[:-1]))
+    @property
+    def propagation(self) -> Propagation | None:
+        """What gives uncertainties; None where the model has none."""
+        if self.covariance is None:
+            return None
+        readout = self.network.readout
+        return Propagation(readout, self.covariance, self.standardiser, self.assembler)
+
+    def _with_uncertainty(self, run: Inference, found: list[Prediction]) -> list[Prediction]:
+        scale = self.metadata.uncertainty
+        if self.propagation is None or scale is None:
+            return found
+        stds = self.propagation.stds(run, found)
+        stds = stds * np.array([scale.homo, scale.lumo, scale.gap, scale.hamiltonian])
+        return [
+            replace(p, uncertainty=Uncertainty(*s))
+            for p, s in zip(found, stds.tolist(), strict=True)
+        ]
 
     def check_pairs(self, sample: Sample) -> None:
         """Refuse a structure in which elements meet that never met in the training data.
@@ -196,6 +220,12 @@ class HamiltonianModel(nn.Module):
                 raise HamnetError(
                     f"the pair {type_name(t)} never occurred in the training data of the model"
                 )
+
+
+def _split(run: Inference) -> list[np.ndarray]:
+    """Return the entries of each structure of a batch."""
+    sizes = [int(layout.boundaries[-1]) for layout in run.batch.layouts]
+    return list(np.split(run.entries.cpu().numpy(), np.cumsum(sizes)[:-1]))
 
 
 def orbitals(

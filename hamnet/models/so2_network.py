@@ -40,11 +40,13 @@ class NetworkOutput:
         traces: predicted standardised label invariants ``(n_rows, n_irreps)`` of each block type;
             empty without TraceGrad.
         envelope: factor of each pair's block, ``(P,)``.
+        features: from which the irreps were read.
     """
 
     irreps: dict[BlockType, Tensor]
     traces: dict[BlockType, Tensor]
     envelope: Tensor
+    features: BlockFeatures
 
 
 class MessageLayer(nn.Module):
@@ -234,7 +236,8 @@ class SO2Network(nn.Module):
             frames: frames of its pairs, in the precision of the network.
         """
         features, traces = self.features(graph, frames)
-        return NetworkOutput(self.readout(features, graph), traces, self.envelope(frames))
+        irreps = self.readout(features, graph)
+        return NetworkOutput(irreps, traces, self.envelope(frames), features)
 
     def envelope(self, frames: PairFrames) -> Tensor:
         """Return the factor of each pair's block, 1 at contact and 0 at the cutoff, ``(P,)``."""

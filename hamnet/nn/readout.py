@@ -129,6 +129,27 @@ class LinearReadout(nn.Module):
                 joined, n = torch.cat(parts, dim=2), self.layout.degrees[c.order]
                 yield block_type, c, name, joined.unflatten(1, (c.n_components, n)).flatten(2)
 
+    def design(
+        self, features: BlockFeatures, graph: NeighbourGraph, envelope: Tensor
+    ) -> Iterator[tuple[BlockType, IrrepClass, str, Tensor]]:
+        """Yield what multiplies the weights of every class and, last, its bias; float64.
+
+        Args:
+            features: of all blocks.
+            graph: atoms and pairs.
+            envelope: factor of each pair's block, ``(P,)``.
+
+        Yields:
+            As `inputs`, ``(n_rows, n_components, n_inputs)``, one more input with a bias.
+        """
+        for block_type, c, name, x in self.inputs(features, graph):
+            x = x.double()
+            if c.is_invariant:
+                x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+            if not block_type.on_site:
+                x = x * envelope[block_rows(graph, block_type)].double()[:, None, None]
+            yield block_type, c, name, x
+
     def forward(self, features: BlockFeatures, graph: NeighbourGraph) -> dict[BlockType, Tensor]:
         """Return the standardised irreps of each block type present, ``(n_rows, n_numbers)``.
 

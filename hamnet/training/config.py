@@ -77,6 +77,9 @@ class ReadoutConfig(Section):
     """The exact solution of the last linear map."""
 
     solve: bool = True
+    uncertainty: bool = True
+    """Keep the covariance of the solution: it says how sure a prediction is. Needs validation
+    frames."""
 
 
 class TrainConfig(Section):

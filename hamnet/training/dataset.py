@@ -50,6 +50,11 @@ class SampleDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.records)
 
+    def first(self, n: int) -> "SampleDataset":
+        """Return the first n of them."""
+        records = RecordDataset(self.records.store, self.records.indices[:n])
+        return SampleDataset(records, self.cutoffs, self.reference)
+
     def __getitem__(self, item: int) -> Sample:
         if item in self._cache:
             return self._cache[item]

@@ -11,7 +11,7 @@ on its size. Those of the validation set give the error of every lambda exactly,
 pass; the best lambda of each class is kept, W0 itself included.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -55,44 +55,52 @@ class NormalEquations:
 @torch.no_grad()
 def solve_readout(
     model: HamiltonianModel, train: Iterable[Sample], validation: Iterable[Sample]
-) -> None:
+) -> dict[str, NormalEquations]:
     """Replace the readout's weights by their optimum for the present features.
 
     Args:
         model: changed in place.
         train: batches that define the least-squares problem.
         validation: batches that choose lambda; may be empty.
+
+    Returns:
+        The normal equations of the training batches.
     """
     readout = model.network.readout
     fitted, checked = accumulate(model, train), accumulate(model, validation)
     for _, irrep_class, name in readout.classes():
         if name in fitted:
             _apply(readout, name, irrep_class, _best(fitted[name], checked.get(name)))
+    return fitted
 
 
 def accumulate(model: HamiltonianModel, batches: Iterable[Sample]) -> dict[str, NormalEquations]:
     """Return the normal equations of every class that occurs in the data."""
-    readout = model.network.readout
     found: dict[str, NormalEquations] = {}
-    for sample in batches:
-        batch = sample.to(model.device)
-        graph, frames = batch.graph, model.frames(batch.graph)
-        targets = model.targets(batch, frames)
-        low = frames.to(model.dtype)
-        features, _ = model.network.features(graph, low)
-        envelope = model.network.envelope(low).double()
-        fades = {t: None if t.on_site else envelope[block_rows(graph, t)] for t in targets}
-        goals = {t: _standardised(model, t, h, fades[t]) for t, h in targets.items()}
-        scale = features.scale.double()
-        for t, c, name, inputs in readout.inputs(features, graph):
-            units = None if t.on_site else scale[block_rows(graph, t)]
-            x = _design(inputs, c, units, fades[t])
-            r = goals[t][:, c.columns].reshape(-1, c.n_irreps) - x @ _weights(readout, name)
+    for batch in batches:
+        for name, x, r in problem_rows(model, batch):
             if name not in found:
                 n, m = x.shape[1], r.shape[1]
                 found[name] = NormalEquations(x.new_zeros(n, n), x.new_zeros(n, m), x.new_zeros(m))
             found[name].add(x, r)
     return found
+
+
+@torch.no_grad()
+def problem_rows(model: HamiltonianModel, sample: Sample) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield the rows of each class's least-squares problem: name, inputs and residuals of W0."""
+    readout = model.network.readout
+    batch = sample.to(model.device)
+    graph, frames = batch.graph, model.frames(batch.graph)
+    low = frames.to(model.dtype)
+    features, _ = model.network.features(graph, low)
+    envelope = model.network.envelope(low).double()
+    targets = model.targets(batch, frames)
+    fades = {t: None if t.on_site else envelope[block_rows(graph, t)] for t in targets}
+    goals = {t: _standardised(model, t, h, fades[t]) for t, h in targets.items()}
+    for t, c, name, inputs in readout.design(features, graph, envelope):
+        x = inputs.flatten(0, 1)
+        yield name, x, goals[t][:, c.columns].reshape(-1, c.n_irreps) - x @ _weights(readout, name)
 
 
 def _standardised(
@@ -101,18 +109,6 @@ def _standardised(
     """Return the target in units of its scale, without the faded shift."""
     shift, scale = model.standardiser.shift_scale(block_type)
     return (h - (shift if fade is None else fade[:, None] * shift)) / scale
-
-
-def _design(inputs: Tensor, c: IrrepClass, scale: Tensor | None, fade: Tensor | None) -> Tensor:
-    """Return the rows of the least-squares problem, a column of ones last where a bias is."""
-    x = inputs.double()  # (n_rows, n_components, n_in)
-    if scale is not None:
-        x = x * scale[:, None, None]
-    if c.is_invariant:
-        x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-    if fade is not None:
-        x = x * fade[:, None, None]
-    return x.flatten(0, 1)
 
 
 def _weights(readout: LinearReadout, name: str) -> Tensor:

@@ -27,6 +27,7 @@ from hamnet.models.files import MODEL_FILE
 from hamnet.models.metadata import Metadata, TrainingData, library_versions
 from hamnet.models.model import type_name
 from hamnet.models.so2_network import SO2Network
+from hamnet.nn.covariance import ReadoutCovariance
 from hamnet.nn.readout import block_rows
 from hamnet.structure import IntArray
 from hamnet.training.callbacks import Heartbeat, History, Report, describe
@@ -40,6 +41,7 @@ from hamnet.training.dataset import (
 )
 from hamnet.training.module import TrainingModule
 from hamnet.training.readout import solve_readout
+from hamnet.training.uncertainty import MAX_FRAMES, add_uncertainty, fit_covariance
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 RESERVE = 0.08
@@ -121,6 +123,9 @@ def train(
     seconds = module.elapsed + time.monotonic() - begin
     model.network = best.network
     model.metadata = metadata.model_copy(update={"metrics": dict(best.metrics)})
+    if best.covariance is not None:
+        few = samples[1].first(MAX_FRAMES).records
+        add_uncertainty(model, best.covariance, record_loader(few, config.training.batch_size))
     save_model(model, out / MODEL_FILE)
     summary = {
         "kept": best.name,
@@ -140,6 +145,7 @@ class _Candidate:
     name: str
     network: SO2Network
     metrics: Mapping[str, float]
+    covariance: ReadoutCovariance | None
 
 
 def _candidate(
@@ -150,14 +156,18 @@ def _candidate(
     report: Report,
 ) -> _Candidate:
     """Solve the readout of the model as it is, and measure it."""
+    covariance = None
     if config.readout.solve:
         size = config.training.batch_size
-        solve_readout(model, *(plain_loader(s, size) for s in samples))
+        fitted = solve_readout(model, *(plain_loader(s, size) for s in samples))
+        if config.readout.uncertainty and len(samples[1]):
+            few = plain_loader(samples[1].first(MAX_FRAMES), size)
+            covariance = fit_covariance(model, fitted, few)
     metrics = _validate(model, samples[1].records, config)
     if metrics:
         solved = ", readout solved" if config.readout.solve else ""
         report(f"{name}{solved}: validation {describe(metrics)}")
-    return _Candidate(name, model.network, metrics)
+    return _Candidate(name, model.network, metrics, covariance)
 
 
 def _best(candidates: list[_Candidate]) -> _Candidate:

@@ -1,0 +1,127 @@
+"""How sure the model is: the readout's covariance carried through to orbital energies.
+
+To first order ``d eps_p = c_p^T dH c_p``, and H is linear in the readout's weights W, so that
+``d eps_p = sum_ai G_ai dW_ai`` with ``G`` the sum over all blocks and components of inputs x times
+the weight of their irrep in ``eps_p``: the projector ``c_p c_p^T``, pulled back through the
+transposed assembler. With `ReadoutCovariance`
+
+    var(eps_p) = sum over classes and irreps i of  s_i^2  G_i^T A^-1 G_i.
+
+Blocks that share weights err together; that is in G. G does not change when the molecule is
+rotated, mirrored or renumbered, so neither does the variance. A gap has ``G_lumo - G_homo``.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hamnet.data.samples import Sample
+from hamnet.irreps import BlockType, IrrepClass
+from hamnet.metrics import entry_weights
+from hamnet.models.so2_network import NetworkOutput
+from hamnet.nn.assembler import BlockAssembler
+from hamnet.nn.covariance import ReadoutCovariance
+from hamnet.nn.frames import PairFrames
+from hamnet.nn.readout import LinearReadout, block_rows, block_types
+from hamnet.nn.standardise import Standardiser
+from hamnet.prediction import Prediction
+from hamnet.structure import FloatArray
+
+DEGENERATE = 1e-4
+"""Hartree; the mean of levels closer than this is what has an uncertainty: it does not depend on
+how the eigensolver mixes them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """A batch on its way from features to blocks.
+
+    Attributes:
+        batch: the structures.
+        frames: of its pairs, float64.
+        output: of the network.
+        entries: of all matrices, Hartree, ``(n_entries,)``.
+    """
+
+    batch: Sample
+    frames: PairFrames
+    output: NetworkOutput
+    entries: Tensor
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """The parts of a model through which an error of the weights reaches the matrix."""
+
+    readout: LinearReadout
+    covariance: ReadoutCovariance
+    standardiser: Standardiser
+    assembler: BlockAssembler
+
+    def stds(self, run: Inference, predictions: Sequence[Prediction]) -> FloatArray:
+        """Return standard deviations before calibration, Hartree, ``[n_structures, 4]``.
+
+        Columns: HOMO, LUMO, gap, root mean square over the elements of H. NaN where an orbital does
+        not exist.
+        """
+        homo, lumo = (self._weights(run, predictions, which) for which in (0, 1))
+        owner = run.batch.graph.structure
+        variance = torch.zeros(len(predictions), 4, dtype=torch.float64, device=owner.device)
+        for t, c, z in self.whitened(run):
+            scale = self.standardiser.shift_scale(t)[1][c.columns][: c.n_irreps]
+            scale = scale * self.covariance.sigma(_name(self.readout, t, c))
+            rows = block_rows(run.batch.graph, t)
+            atoms = rows if t.on_site else run.batch.graph.pairs[0, rows]
+            ends = [w[t][:, c.columns].unflatten(1, (-1, c.n_irreps)) * scale for w in (homo, lumo)]
+            ends.append(ends[1] - ends[0])
+            for k, w in enumerate(ends):  # G: (n_structures, k, n_irreps)
+                g = torch.einsum("rmk,rmi->rki", z, w)
+                total = g.new_zeros(len(predictions), *g.shape[1:]).index_add(0, owner[atoms], g)
+                variance[:, k] += total.square().sum(dim=(1, 2))
+            own = z.square().sum(dim=(1, 2)) * scale.square().sum() * (1 if t.on_site else 2)
+            variance[:, 3].index_add_(0, owner[atoms], own)
+        n = np.array([p.layout.n_orbitals for p in predictions], dtype=float)
+        found: FloatArray = variance.sqrt().cpu().numpy()
+        found[:, 3] /= n
+        missing = np.array([np.isnan([p.homo, p.lumo, p.gap, 0.0]) for p in predictions])
+        return np.where(missing, np.nan, found)
+
+    def whitened(self, run: Inference) -> Iterator[tuple[BlockType, IrrepClass, Tensor]]:
+        """Yield the whitened inputs ``(n_rows, n_components, k)`` of every class of a batch."""
+        graph = run.batch.graph
+        for t in block_types(graph):
+            rows = block_rows(graph, t)
+            fade = None if t.on_site else run.output.envelope[rows].double()
+            for c in self.readout.tables[t].classes:
+                x = self.readout.design(run.output.features, rows, t, c, fade)
+                yield t, c, self.covariance.whiten(_name(self.readout, t, c), x)
+
+    def _weights(
+        self, run: Inference, predictions: Sequence[Prediction], which: int
+    ) -> dict[BlockType, Tensor]:
+        """Return the derivative of HOMO (0) or LUMO (1) by the irreps of all blocks."""
+        entries = np.concatenate([_projector(p, which) for p in predictions])
+        batch = run.batch
+        pulled = torch.from_numpy(entries).to(run.entries.device)
+        return self.assembler.inverse(pulled, batch.index, batch.graph, run.frames)
+
+
+def _name(readout: LinearReadout, block_type: BlockType, c: IrrepClass) -> str:
+    return f"{block_type.key}_{readout.tables[block_type].classes.index(c)}"
+
+
+def _projector(prediction: Prediction, which: int) -> FloatArray:
+    """Return ``d eps / d H`` of HOMO or LUMO for each entry, ``[n_entries]``; 0 without orbital."""
+    level = prediction.lumo if which else prediction.homo
+    weights = entry_weights(prediction.layout)
+    if not np.isfinite(level):
+        return np.zeros_like(weights)
+    chosen = np.abs(prediction.orbital_energies[0] - level) < DEGENERATE
+    chosen &= (prediction.occupations[0] > 0) == (which == 0)
+    c = prediction.coefficients[0][:, chosen]
+    row, col = prediction.layout.orbital_indices()
+    projector: FloatArray = weights * (c[row] * c[col]).mean(axis=1)
+    return projector

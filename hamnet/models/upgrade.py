@@ -1,0 +1,36 @@
+"""Model files of older versions, brought to the present one step by step."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hamnet.errors import HamnetError
+from hamnet.models.metadata import FORMAT_VERSION
+
+Tensors = dict[str, Any]
+"""Weights by name."""
+
+
+def _to_2(data: dict[str, Any], tensors: Tensors) -> None:
+    """Version 2 has uncertainty, parent and the citation of the data; a version 1 has none."""
+
+
+UPGRADES: Mapping[int, Callable[[dict[str, Any], Tensors], None]] = {1: _to_2}
+"""From a version to the next: each changes metadata and weights in place."""
+
+
+def upgrade(data: dict[str, Any], tensors: Tensors, source: str) -> None:
+    """Bring metadata and weights to the present version, in place.
+
+    Raises:
+        HamnetError: a version that this hamnet does not know.
+    """
+    found = data.get("format_version")
+    if found != FORMAT_VERSION and found not in UPGRADES:
+        raise HamnetError(
+            f"{source}: model format version {found}, this hamnet reads versions "
+            f"{min(UPGRADES)} to {FORMAT_VERSION}; use the hamnet version with which the model was "
+            "made, or train again"
+        )
+    for version in range(found, FORMAT_VERSION):
+        UPGRADES[version](data, tensors)
+        data["format_version"] = version + 1
