@@ -1,6 +1,7 @@
 """What a model answers for one structure: the matrix, and the orbitals that follow from it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -8,21 +9,6 @@ from hamnet.basis import OrbitalBasis
 from hamnet.blocks import HamiltonianBlocks, PairLayout
 from hamnet.errors import HamnetError
 from hamnet.structure import FloatArray, Structure
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """Standard deviations of a prediction, calibrated on the validation frames, Hartree.
-
-    Attributes:
-        homo, lumo, gap: of the orbital energies; NaN where there is no such orbital.
-        hamiltonian: root mean square over the elements of H.
-    """
-
-    homo: float
-    lumo: float
-    gap: float
-    hamiltonian: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +27,8 @@ class Prediction:
         coefficients: orbitals as columns, normalised in S, shape ``[n_spin, n_ao, n_mo]``.
         occupations: electrons per orbital, shape ``[n_spin, n_mo]``.
         warnings: what the user should know about this frame, one sentence each.
-        uncertainty: how sure the model is; None where it does not know.
+        uncertainty: standard deviations of ``homo``, ``lumo``, ``gap`` and ``h`` (root mean square
+            over the elements of H), Hartree; empty where the model knows none.
 
     Raises:
         HamnetError: the arrays do not belong together.
@@ -55,7 +42,7 @@ class Prediction:
     coefficients: FloatArray
     occupations: FloatArray
     warnings: tuple[str, ...] = ()
-    uncertainty: Uncertainty | None = None
+    uncertainty: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n_spin, n_mo = self.orbital_energies.shape

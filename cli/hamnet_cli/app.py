@@ -22,9 +22,11 @@ from hamnet_cli.data import data
 from hamnet_cli.demo import demo
 from hamnet_cli.doctor import doctor
 from hamnet_cli.evaluate import evaluate
+from hamnet_cli.info import info
 from hamnet_cli.label import label
 from hamnet_cli.predict import predict
 from hamnet_cli.scf import scf
+from hamnet_cli.select import select
 from hamnet_cli.train import train
 
 _CURABLE = {
@@ -96,3 +98,5 @@ app.command()(compare)
 app.command()(predict)
 app.command()(scf)
 app.command()(doctor)
+app.command()(select)
+app.command()(info)

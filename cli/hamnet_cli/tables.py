@@ -100,11 +100,11 @@ def summary_line(evaluation: Evaluation) -> str:
 def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return the first rows of ``predictions.csv``."""
     table = Table(title_justify="left")
-    columns = ("frame", "formula", "homo_ev", "lumo_ev", "gap_ev", "warnings")
+    columns = ("frame", "formula", "homo_ev", "lumo_ev", "gap_ev", "gap_std_ev", "warnings")
     for name in columns:
         table.add_column(name, justify="left" if name in ("formula", "warnings") else "right")
     for row in rows[:MAX_FRAMES]:
-        energies = [_ev(row[name]) for name in columns[2:5]]
+        energies = [_ev(row[name]) for name in columns[2:6]]
         remark = f"error: {row['error']}" if row["error"] else row["warnings"]
         table.add_row(str(row["frame"]), row["formula"] or "", *energies, escape(remark))
     if len(rows) > MAX_FRAMES:
@@ -134,6 +134,21 @@ def _with_default(row: Mapping[str, Any], name: str) -> str:
         return ""
     default = row[f"default_{name}"]
     return f"{row[name]}" if default is None else f"{row[name]} / {default}"
+
+
+def chosen_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the first rows of `hamnet select`."""
+    table = Table(title_justify="left")
+    for name in ("rank", "origin", "formula"):
+        table.add_column(name, justify="right" if name == "rank" else "left")
+    table.add_column("H uncertainty (µHa)", justify="right")
+    table.add_column("squared error left", justify="right")
+    for row in rows[:MAX_FRAMES]:
+        numbers = (f"{row['h_std_uha']:.4g}", f"{100 * row['left']:.1f} %")
+        table.add_row(str(row["rank"]), escape(row["origin"]), row["formula"], *numbers)
+    if len(rows) > MAX_FRAMES:
+        table.caption = f"{len(rows) - MAX_FRAMES} more in the file"
+    return table
 
 
 def _ev(value: object) -> str:

@@ -26,6 +26,14 @@ def train(
         bool,
         typer.Option("--instant", help="No gradient steps: random features, solved readout."),
     ] = False,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODEL",
+            help="Start from this model's weights: fine-tuning (training.start_from).",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the output folder.")
     ] = False,
@@ -36,6 +44,8 @@ def train(
 
     Example: hamnet train water.h5 -o runs/water --set target.reference=minao --max-minutes 10
     """
+    from json import dumps
+
     from hamnet.training.config import load_config
     from hamnet.training.run import train as run
 
@@ -44,6 +54,8 @@ def train(
         overrides.append(f"training.max_minutes={max_minutes}")
     if seed is not None:
         overrides.append(f"training.seed={seed}")
+    if start_from is not None:
+        overrides.append(f"training.start_from={dumps(start_from)}")
     if instant:
         overrides.append("training.max_steps=0")
     if resume and config is None and not overrides:

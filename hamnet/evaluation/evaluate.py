@@ -13,7 +13,7 @@ from hamnet.evaluation.distance_errors import DistanceError, DistanceErrorSum
 from hamnet.metrics import entry_weights, frame_metrics, summarise
 from hamnet.prediction import Prediction, frontier
 from hamnet.structure import FloatArray, Structure
-from hamnet.units import HARTREE_TO_EV
+from hamnet.units import HARTREE_TO_EV, HARTREE_TO_MEV, HARTREE_TO_UHA
 
 PARITY_POINTS_PER_FRAME = 400
 """Matrix elements drawn from each frame for the parity plot."""
@@ -26,7 +26,8 @@ class FrameResult:
     Attributes:
         index: number of the record in its file.
         record_id, group, origin, structure: of the record.
-        metrics: see `hamnet.metrics.METRICS`; empty where the prediction failed.
+        metrics: see `hamnet.metrics.METRICS`, and standard deviations where the model knows them
+            (``homo_std_mev``, ``h_std_uha``, ...); empty where the prediction failed.
         frontier_ev: ``homo_ev``, ``homo_ref_ev``, ``lumo_ev``, ... ; empty likewise.
         warnings: the prediction's.
         error: why there is no prediction; empty otherwise.
@@ -143,7 +144,7 @@ def _frame_result(index: int, outcome: Prediction | HamnetError, record: Record)
         return replace(result, error=str(outcome))
     return replace(
         result,
-        metrics=frame_metrics(outcome, record),
+        metrics=frame_metrics(outcome, record) | _stds(outcome),
         frontier_ev=_frontier_ev(outcome, record),
         warnings=outcome.warnings,
     )
@@ -160,6 +161,14 @@ def _frontier_ev(prediction: Prediction, record: Record) -> dict[str, float]:
         "gap_ref_ev": lumo - homo,
     }
     return {name: HARTREE_TO_EV * energy for name, energy in hartree.items()}
+
+
+def _stds(prediction: Prediction) -> dict[str, float]:
+    found = {}
+    for name, std in prediction.uncertainty.items():
+        unit, factor = ("uha", HARTREE_TO_UHA) if name == "h" else ("mev", HARTREE_TO_MEV)
+        found[f"{name}_std_{unit}"] = factor * std
+    return found
 
 
 def _ladder(index: int, prediction: Prediction, record: Record) -> Ladder:

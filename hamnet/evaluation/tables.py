@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from hamnet.evaluation.calibration import LEVELS, SINGLE, calibrations
 from hamnet.evaluation.evaluate import Evaluation
 from hamnet.files import replacing, write_text
 from hamnet.metrics import METRICS
@@ -15,6 +18,8 @@ FORMAT = "hamnet-metrics"
 FORMAT_VERSION = 1
 
 _FRONTIER = ("homo_ev", "homo_ref_ev", "lumo_ev", "lumo_ref_ev", "gap_ev", "gap_ref_ev")
+
+_STDS = ("homo_std_mev", "lumo_std_mev", "gap_std_mev", "h_std_uha")
 
 
 def write_tables(
@@ -42,8 +47,34 @@ def metrics_json(evaluation: Evaluation, provenance: Mapping[str, Any]) -> dict[
         "n_frames": len(evaluation.frames),
         "n_failed": evaluation.n_failed,
         "metrics": {name: _or_none(value) for name, value in evaluation.metrics.items()},
+        "uncertainty": uncertainty_json(evaluation),
         "provenance": dict(provenance),
     }
+
+
+def uncertainty_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Return how well standard deviations fit the errors, by quantity; empty without any.
+
+    ``coverage_68`` and ``coverage_95``: share of frames whose error is inside the central interval
+    of that probability; ``expected`` and ``observed``: the same at many, the calibration curve.
+    They exist for single numbers, not for H, whose error is a mean over elements.
+    """
+    found: dict[str, Any] = {}
+    for one in calibrations(evaluation.frames):
+        found[one.name] = {
+            "n_frames": len(one.std),
+            f"rms_error_{one.unit}": float(np.sqrt(np.mean(one.error**2))),
+            f"rms_std_{one.unit}": float(np.sqrt(np.mean(one.std**2))),
+            "spearman": _or_none(one.rank_correlation),
+        }
+        if one.name in SINGLE:
+            found[one.name] |= {
+                "coverage_68": one.coverage(0.683),
+                "coverage_95": one.coverage(0.95),
+                "expected": LEVELS.tolist(),
+                "observed": [one.coverage(float(level)) for level in LEVELS],
+            }
+    return found
 
 
 FRAME_COLUMNS = (
@@ -56,6 +87,7 @@ FRAME_COLUMNS = (
     "n_electrons",
     *METRICS,
     *_FRONTIER,
+    *_STDS,
     "warnings",
     "error",
 )
@@ -74,6 +106,7 @@ def _frame_rows(evaluation: Evaluation) -> Iterable[Sequence[object]]:
             frame.structure.n_electrons,
             *(_number(frame.metrics.get(name)) for name in METRICS),
             *(_number(frame.frontier_ev.get(name)) for name in _FRONTIER),
+            *(_number(frame.metrics.get(name)) for name in _STDS),
             "; ".join(frame.warnings),
             frame.error,
         )

@@ -17,7 +17,10 @@ from hamnet.interop.molden import check_molden, save_molden
 from hamnet.interop.npz import save_npz
 from hamnet.prediction import Prediction
 from hamnet.registry import look_up
-from hamnet.units import HARTREE_TO_EV
+from hamnet.units import HARTREE_TO_EV, HARTREE_TO_UHA
+
+STDS = ("homo_std_ev", "lumo_std_ev", "gap_std_ev", "h_std_uha")
+"""Standard deviations, empty where the model knows none."""
 
 FRAME_COLUMNS = (
     "frame",
@@ -29,6 +32,7 @@ FRAME_COLUMNS = (
     "homo_ev",
     "lumo_ev",
     "gap_ev",
+    *STDS,
     "warnings",
     "error",
 )
@@ -169,4 +173,8 @@ def frame_row(
         for name in ("homo", "lumo", "gap"):
             energy = HARTREE_TO_EV * getattr(outcome, name)
             row[f"{name}_ev"] = round(energy, 6) if math.isfinite(energy) else None
+        for name, std in outcome.uncertainty.items():
+            unit, factor = ("uha", HARTREE_TO_UHA) if name == "h" else ("ev", HARTREE_TO_EV)
+            shown = float(f"{factor * std:.4g}") if math.isfinite(std) else None
+            row[f"{name}_std_{unit}"] = shown
     return row

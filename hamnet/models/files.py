@@ -32,19 +32,28 @@ def save_model(model: HamiltonianModel, path: Path) -> None:
         partial.write_bytes(save(tensors, metadata=header))
 
 
+def model_file(path: Path) -> Path:
+    """Return the model file of a path: the file itself, or that in the folder of a run.
+
+    Raises:
+        HamnetError: a folder without a model.
+    """
+    if not path.is_dir():
+        return path
+    if not (path / MODEL_FILE).exists():
+        raise HamnetError(
+            f"{path}: holds no {MODEL_FILE}; is it the folder of a training run that finished?"
+        )
+    return path / MODEL_FILE
+
+
 def load_model(path: str | Path) -> HamiltonianModel:
     """Read a model from its file, or from the folder of the run that made it.
 
     Raises:
         HamnetError: no such file, damaged, no hamnet model, or of another format version.
     """
-    path = Path(path)
-    if path.is_dir():
-        if not (path / MODEL_FILE).exists():
-            raise HamnetError(
-                f"{path}: holds no {MODEL_FILE}; is it the folder of a training run that finished?"
-            )
-        path = path / MODEL_FILE
+    path = model_file(Path(path))
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

@@ -35,13 +35,17 @@ class TrainingData(Section):
     split_id: str = ""
 
 
+QUANTITIES = ("homo", "lumo", "gap", "h")
+"""What has an uncertainty: three energies, and the root mean square over the elements of H."""
+
+
 class Calibration(Section):
     """How the readout's covariance becomes an uncertainty.
 
     Attributes:
         size: inputs of a class after sketching; see `hamnet.nn.covariance`.
         n_frames: validation frames on which the factors were fitted.
-        homo, lumo, gap, hamiltonian: factor of each standard deviation.
+        homo, lumo, gap, h: factor of each standard deviation.
     """
 
     size: int
@@ -49,7 +53,12 @@ class Calibration(Section):
     homo: float = 1.0
     lumo: float = 1.0
     gap: float = 1.0
-    hamiltonian: float = 1.0
+    h: float = 1.0
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """The four factors, in the order of `QUANTITIES`."""
+        return tuple(getattr(self, name) for name in QUANTITIES)
 
 
 class Parent(Section):

@@ -15,7 +15,7 @@ from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph
 from hamnet.integrals import overlap, reference_hamiltonian, valence_electrons
 from hamnet.irreps import BlockType, block_irreps
-from hamnet.models.metadata import Metadata
+from hamnet.models.metadata import QUANTITIES, Metadata
 from hamnet.models.so2_network import SO2Network
 from hamnet.models.uncertainty import Inference, Propagation
 from hamnet.nn.assembler import BlockAssembler
@@ -23,7 +23,7 @@ from hamnet.nn.covariance import ReadoutCovariance
 from hamnet.nn.frames import PairFrames
 from hamnet.nn.readout import block_rows
 from hamnet.nn.standardise import Standardiser
-from hamnet.prediction import Prediction, Uncertainty, aufbau
+from hamnet.prediction import Prediction, aufbau
 from hamnet.registry import look_up
 from hamnet.so3.rotation import EdgeFrame
 from hamnet.spectrum import solve
@@ -202,12 +202,9 @@ class HamiltonianModel(nn.Module):
         scale = self.metadata.uncertainty
         if self.propagation is None or scale is None:
             return found
-        stds = self.propagation.stds(run, found)
-        stds = stds * np.array([scale.homo, scale.lumo, scale.gap, scale.hamiltonian])
-        return [
-            replace(p, uncertainty=Uncertainty(*s))
-            for p, s in zip(found, stds.tolist(), strict=True)
-        ]
+        stds = (self.propagation.stds(run, found) * scale.factors).tolist()
+        known = [dict(zip(QUANTITIES, values, strict=True)) for values in stds]
+        return [replace(p, uncertainty=u) for p, u in zip(found, known, strict=True)]
 
     def check_pairs(self, sample: Sample) -> None:
         """Refuse a structure in which elements meet that never met in the training data.

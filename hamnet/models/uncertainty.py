@@ -64,15 +64,13 @@ class Propagation:
     def stds(self, run: Inference, predictions: Sequence[Prediction]) -> FloatArray:
         """Return standard deviations before calibration, Hartree, ``[n_structures, 4]``.
 
-        Columns: HOMO, LUMO, gap, root mean square over the elements of H. NaN where an orbital does
-        not exist.
+        Columns: `hamnet.models.metadata.QUANTITIES`. NaN where an orbital does not exist.
         """
         homo, lumo = (self._weights(run, predictions, which) for which in (0, 1))
         owner = run.batch.graph.structure
         variance = torch.zeros(len(predictions), 4, dtype=torch.float64, device=owner.device)
         for t, c, z in self.whitened(run):
-            scale = self.standardiser.shift_scale(t)[1][c.columns][: c.n_irreps]
-            scale = scale * self.covariance.sigma(_name(self.readout, t, c))
+            scale = self.scale(t, c)
             rows = block_rows(run.batch.graph, t)
             atoms = rows if t.on_site else run.batch.graph.pairs[0, rows]
             ends = [w[t][:, c.columns].unflatten(1, (-1, c.n_irreps)) * scale for w in (homo, lumo)]
@@ -88,6 +86,11 @@ class Propagation:
         found[:, 3] /= n
         missing = np.array([np.isnan([p.homo, p.lumo, p.gap, 0.0]) for p in predictions])
         return np.where(missing, np.nan, found)
+
+    def scale(self, block_type: BlockType, c: IrrepClass) -> Tensor:
+        """Return the standard deviations ``s`` of a class in Hartree, ``(n_irreps,)``."""
+        scale = self.standardiser.shift_scale(block_type)[1][c.columns][: c.n_irreps]
+        return scale * self.covariance.sigma(_name(self.readout, block_type, c))
 
     def whitened(self, run: Inference) -> Iterator[tuple[BlockType, IrrepClass, Tensor]]:
         """Yield the whitened inputs ``(n_rows, n_components, k)`` of every class of a batch."""

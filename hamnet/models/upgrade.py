@@ -25,7 +25,7 @@ def upgrade(data: dict[str, Any], tensors: Tensors, source: str) -> None:
         HamnetError: a version that this hamnet does not know.
     """
     found = data.get("format_version")
-    if found != FORMAT_VERSION and found not in UPGRADES:
+    if not isinstance(found, int) or found not in {*UPGRADES, FORMAT_VERSION}:
         raise HamnetError(
             f"{source}: model format version {found}, this hamnet reads versions "
             f"{min(UPGRADES)} to {FORMAT_VERSION}; use the hamnet version with which the model was "

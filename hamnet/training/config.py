@@ -67,6 +67,8 @@ class TrainingConfig(Section):
     speed. Whichever limit is reached first ends the training."""
     batch_size: int = Field(default=16, ge=1)
     seed: int = Field(default=1, ge=0)
+    start_from: str | None = None
+    """Model whose weights are taken over (fine-tuning)."""
     precision: Literal["float32", "float64"] = "float32"
     validate_every: int = Field(default=500, ge=1)
     """Steps between validations, rounded to whole epochs; each one also writes a checkpoint."""

@@ -23,6 +23,7 @@ from hamnet.files import write_text, writing
 from hamnet.irreps import BlockType
 from hamnet.metrics import frame_metrics, summarise
 from hamnet.models import HamiltonianModel, save_model
+from hamnet.models.card import CARD_FILE, model_card
 from hamnet.models.files import MODEL_FILE
 from hamnet.models.metadata import Metadata, TrainingData, library_versions
 from hamnet.models.model import type_name
@@ -39,6 +40,7 @@ from hamnet.training.dataset import (
     record_loader,
     train_loader,
 )
+from hamnet.training.finetune import adopt, describe_start, inherit, load_parent, take_over
 from hamnet.training.module import TrainingModule
 from hamnet.training.readout import solve_readout
 from hamnet.training.uncertainty import MAX_FRAMES, add_uncertainty, fit_covariance
@@ -70,8 +72,8 @@ def train(
 ) -> TrainResult:
     """Train a model on a store.
 
-    Writes into ``out``: ``model.safetensors``, ``metrics.json``, ``history.csv``, ``config.toml``,
-    ``split.json`` and ``checkpoints/last.ckpt``.
+    Writes into ``out``: ``model.safetensors``, ``model.md``, ``metrics.json``, ``history.csv``,
+    ``config.toml``, ``split.json`` and ``checkpoints/last.ckpt``.
 
     Args:
         data: HDF5 store.
@@ -86,6 +88,9 @@ def train(
     """
     begin = time.monotonic()
     torch.manual_seed(config.training.seed)
+    parent = load_parent(config)
+    if parent is not None:
+        config = adopt(config, parent)
     with Store.open(data) as store:
         split = choose_split(store, config)
         _prepare_folder(out, config, resume)
@@ -98,9 +103,14 @@ def train(
             for name in ("train", "validation")
         ]
         metadata = _metadata(store, samples[0], split, config)
+        if parent is not None:
+            metadata = inherit(metadata, parent, str(config.training.start_from))
         model = HamiltonianModel(metadata)
         model.network.to(getattr(torch, config.training.precision))
         _fit_units(model, samples[0])
+        if parent is not None:
+            take_over(model, parent)
+            report(describe_start(metadata, parent.metadata))
         samples[1] = _usable(model, samples[1], report)
         n_parameters = sum(p.numel() for p in model.network.parameters())
         report(
@@ -127,6 +137,7 @@ def train(
         few = samples[1].first(MAX_FRAMES).records
         add_uncertainty(model, best.covariance, record_loader(few, config.training.batch_size))
     save_model(model, out / MODEL_FILE)
+    write_text(out / CARD_FILE, model_card(model.metadata))
     summary = {
         "kept": best.name,
         "validation": best.metrics,
@@ -251,6 +262,7 @@ def _metadata(
         data=TrainingData(
             name=str(store.card.get("name", store.path.stem)),
             licence=str(store.card.get("licence", "")),
+            citation=str(store.card.get("citation", "")),
             id=hash_ids(store.ids),
             n_train=len(split["train"]),
             n_validation=len(split["validation"]),

@@ -16,7 +16,7 @@ from hamnet.data.record import Record
 from hamnet.data.samples import Sample
 from hamnet.metrics import entry_weights
 from hamnet.models import HamiltonianModel
-from hamnet.models.metadata import Calibration
+from hamnet.models.metadata import QUANTITIES, Calibration
 from hamnet.nn.covariance import SKETCH_SIZE, ReadoutCovariance
 from hamnet.prediction import Prediction, frontier
 from hamnet.structure import FloatArray
@@ -58,7 +58,8 @@ def fit_covariance(
         if rows is None:  # a class that no validation frame has: the units of its targets
             ridge, sigma = RIDGES[-1], torch.ones_like(equations.square)
         else:
-            ridge, sigma = _most_likely(sketched, tau, *(torch.cat(r) for r in zip(*rows)))
+            x, residual = (torch.cat(parts) for parts in zip(*rows, strict=True))
+            ridge, sigma = _most_likely(sketched, tau, x, residual)
         unit = torch.eye(len(sketched), dtype=torch.float64, device=model.device)
         covariance.set_factor(name, sketched + ridge * tau * unit)
         covariance.get_buffer(f"sigma_{name}").copy_(sigma)
@@ -107,9 +108,8 @@ def _calibrated(
     squares = np.array(ratios).reshape(-1, 4) ** 2
     squares = np.where(np.isfinite(squares), squares, np.nan)
     factors = [float(np.sqrt(np.nanmean(q))) if np.isfinite(q).any() else 1.0 for q in squares.T]
-    names = ("homo", "lumo", "gap", "hamiltonian")
     return start.model_copy(
-        update={"n_frames": len(ratios), **dict(zip(names, factors, strict=True))}
+        update={"n_frames": len(ratios), **dict(zip(QUANTITIES, factors, strict=True))}
     )
 
 
@@ -124,7 +124,5 @@ def _ratios(prediction: Prediction, record: Record) -> FloatArray:
         prediction.gap - (lumo - homo),
         float(np.sqrt(square.mean())),
     )
-    known = prediction.uncertainty
-    assert known is not None
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.array(errors) / (known.homo, known.lumo, known.gap, known.hamiltonian)
+        return np.array(errors) / [prediction.uncertainty[name] for name in QUANTITIES]

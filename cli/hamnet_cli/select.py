@@ -1,0 +1,64 @@
+"""``hamnet select``: the frames whose labels would teach a model most."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hamnet_cli.common import Json, Quiet, complain, note, print_json, print_table, progress
+
+
+def select(
+    model: Annotated[Path, typer.Argument(help="Folder of a training run, or a model file.")],
+    pool: Annotated[
+        list[Path], typer.Argument(help="Structures to choose from, any file that ASE reads.")
+    ],
+    n: Annotated[int, typer.Option("-n", min=1, help="How many frames to choose.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Extended xyz file for the chosen frames.")
+    ],
+    max_pool: Annotated[
+        int, typer.Option(min=1, help="Look at no more frames than this, drawn at random.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
+    charge: Annotated[
+        int | None, typer.Option(help="Charge of every frame, instead of what the file says.")
+    ] = None,
+    spin: Annotated[
+        int | None, typer.Option(help="Unpaired electrons of every frame, likewise.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Frames looked at at once.")] = 32,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Choose the frames of a pool that are worth a label, the most informative first.
+
+    They are those that together reduce the model's uncertainty of H over the whole pool most. The
+    file can go to 'hamnet label' as it is. A frame that the model refuses is reported and skipped;
+    the exit code is then 1.
+
+    Example: hamnet select runs/water pool.xyz -n 50 -o next.xyz
+    """
+    from hamnet.errors import HamnetError
+    from hamnet.interop.selected import read_pool, write_chosen
+    from hamnet.models import load_model
+    from hamnet.training.selection import select as choose
+    from hamnet_cli.tables import chosen_table
+
+    loaded = load_model(model)
+    frames, unread = read_pool(pool, max_pool, seed, charge=charge, spin=spin)
+    structures = [f.structure for f in frames if not isinstance(f.structure, HamnetError)]
+    with progress("select", len(frames), quiet) as advance:
+        found = choose(loaded, structures, n, batch_size=batch_size, advance=advance)
+    refused = [f"{frames[k].origin}: {reason}" for k, reason in found.refused.items()]
+    for reason in (*unread, *refused):
+        complain(reason)
+    rows = write_chosen(out, [(frames[c.index], c.h_std_uha, c.left) for c in found.chosen])
+    if json:
+        counts = {"n_pool": len(frames), "n_refused": len(unread) + len(refused)}
+        print_json({"out": str(out), **counts, "frames": rows})
+    else:
+        print_table(chosen_table(rows))
+        note(f"chosen frames: {out}")
+    if unread or refused:
+        raise typer.Exit(1)

@@ -1,0 +1,146 @@
+"""Selection takes what teaches, not what is alike."""
+
+import json
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hamnet.data.writer import Writer
+from hamnet.errors import HamnetError
+from hamnet.interop.ase import read_frames
+from hamnet.models import load_model
+from hamnet.structure import Structure
+from hamnet.testing import random_model
+from hamnet.training.config import load_config
+from hamnet.training.run import train
+from hamnet.training.selection import Candidate, _Greedy, select
+from hamnet_cli.app import app
+
+WATER = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.59, 0.0]])
+SMALL = [
+    "model.channels=8",
+    "model.pseudo_channels=4",
+    "model.layers=1",
+    "model.pair_layers=1",
+    "model.tracegrad=none",
+    "training.max_steps=0",
+    "target.reference=minao",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, many_waters, water_basis, level):
+    folder = tmp_path_factory.mktemp("select")
+    with Writer(folder / "water.h5", level, references=("minao", "sap")) as writer:
+        for record in many_waters:
+            writer.append(record, water_basis)
+        writer.finish()
+    config = load_config(overrides=SMALL)
+    train(folder / "water.h5", folder / "run", config, report=lambda _: None)
+    return folder / "run"
+
+
+def waters(rng, n, width):
+    numbers = np.array([8, 1, 1])
+    return [Structure(numbers, WATER + width * rng.standard_normal((3, 3))) for _ in range(n)]
+
+
+def test_the_gain_is_the_expected_error_that_goes_away(rng):
+    """Greedy's formulas against the normal matrices written out."""
+    rows = [torch.from_numpy(rng.normal(size=(3, 6))).float() for _ in range(5)]
+    greedy = _Greedy([Candidate({"a": z}, 1.0, 2) for z in rows], {"a": 0.7})
+    pool = sum(0.7 / 4 * z.double().T @ z.double() for z in rows)
+    a = torch.eye(6).double()
+    for k in (2, 0):
+        before = torch.trace(torch.linalg.solve(a, pool))
+        assert greedy.expected_error() == pytest.approx(float(before), rel=1e-10)
+        a = a + rows[k].double().T @ rows[k].double()
+        after = torch.trace(torch.linalg.solve(a, pool))
+        assert greedy.gain(k) == pytest.approx(float(before - after), rel=1e-10)
+        greedy.add(k)
+
+
+def test_the_same_frame_is_not_chosen_twice(run, rng):
+    """Each frame five times, turned: a choice of three frames has three different ones."""
+    model = load_model(run)
+    different = waters(rng, 3, 0.3)
+    angle = np.pi / 3
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0]])
+    turn = np.vstack([turn, [0, 0, 1.0]])
+    pool = [
+        Structure(s.numbers, s.positions @ np.linalg.matrix_power(turn, k))
+        for s in different
+        for k in range(5)
+    ]
+    found = select(model, pool, 3)
+    assert {one.index // 5 for one in found.chosen} == {0, 1, 2}
+
+
+def test_known_frames_are_left_alone(run, many_waters, rng):
+    """Of training frames and stretched ones the stretched ones are chosen."""
+    model = load_model(run)
+    known = [r.structure for r in many_waters[:8]]
+    stretched = [Structure(s.numbers, 1.15 * s.positions) for s in known[:4]]
+    found = select(model, [*known, *stretched], 3)
+    assert all(one.index >= len(known) for one in found.chosen)
+    left = [one.left for one in found.chosen]
+    assert sorted(left, reverse=True) == left
+    assert 0 < left[-1] < left[0] < 1
+
+
+def test_the_uncertainty_is_that_of_the_prediction(run, rng):
+    model = load_model(run)
+    pool = waters(rng, 3, 0.1)
+    (first,) = select(model, pool, 1).chosen
+    expected = model.predict([pool[first.index]])[0].uncertainty["h"]
+    assert first.h_std_uha == pytest.approx(1e6 * expected, rel=1e-5)
+
+
+def test_what_cannot_be_judged(run, rng):
+    model = load_model(run)
+    sulphide = Structure(np.array([16, 1, 1]), WATER)
+    found = select(model, [sulphide, *waters(rng, 2, 0.1)], 5)
+    assert len(found.chosen) == 2
+    assert "atom 0 is S" in found.refused[0]
+    with pytest.raises(HamnetError, match="no frame to choose from: 1 are refused, the first"):
+        select(model, [sulphide], 1)
+    with pytest.raises(HamnetError, match="does not know how sure it is"):
+        select(random_model("def2-svp", (1, 8)), waters(rng, 1, 0.1), 1)
+
+
+def test_from_the_command_line(run, rng, tmp_path):
+    """The chosen frames can be labelled as they are: geometry, charge and group are there."""
+    pool = [
+        ase.Atoms("OHH", s.positions, info={"charge": 0, "group": f"g{k}"})
+        for k, s in enumerate(waters(rng, 6, 0.1))
+    ]
+    ase.io.write(tmp_path / "pool.xyz", [*pool, ase.Atoms("SH2", WATER)], format="extxyz")
+    out = tmp_path / "next.xyz"
+    command = ["select", str(run), str(tmp_path / "pool.xyz"), "-n", "2", "-o", str(out)]
+    result = CliRunner().invoke(app, [*command, "--json"])
+    assert result.exit_code == 1  # one frame was refused
+    assert "frame 6: atom 0 is S" in result.stderr
+    summary = json.loads(result.stdout)
+    assert [row["rank"] for row in summary["frames"]] == [1, 2]
+    frames = list(read_frames(out))
+    for frame, row in zip(frames, summary["frames"], strict=True):
+        k = int(frame.group[1:])
+        assert row["origin"].endswith(f"frame {k}")
+        assert np.allclose(frame.structure.positions, pool[k].positions, atol=1e-7)
+    assert "squared error left" in CliRunner().invoke(app, [*command, "-q"]).stdout
+    few = CliRunner().invoke(app, [*command, "--max-pool", "1", "--json", "-q"])
+    assert json.loads(few.stdout)["n_pool"] == 1
+    bad = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "next.cif")])
+    assert bad.exit_code == 1
+    assert "end it in .xyz" in bad.stderr
+
+
+def test_a_batch_gives_the_choice_of_single_frames(run, rng):
+    """In a batch as alone."""
+    model = load_model(run)
+    pool = waters(rng, 3, 0.1)
+    together, alone = select(model, pool, 3), select(model, pool, 3, batch_size=1)
+    assert [c.index for c in together.chosen] == [c.index for c in alone.chosen]
