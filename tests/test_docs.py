@@ -90,6 +90,20 @@ def test_label_your_own_molecules(tmp_path):
     assert "again.h5: 4 records" in answer.stdout
 
 
+def test_label_what_teaches_most(tmp_path):
+    """Both Python parts in the order of the page: the pool before it is used, the table last."""
+    first, last = blocks("active.md", "python")
+    (tmp_path / "pool.py").write_text(first, encoding="utf-8")
+    (tmp_path / "compare.py").write_text(last, encoding="utf-8")
+    commands = blocks("active.md", "bash")
+    script = "\n".join([commands[0], "python pool.py", *commands[1:], "python compare.py"])
+    answer = run(script, tmp_path)
+    assert "# A hamnet model of" in answer.stdout
+    found = re.findall(r"mean uncertainty of the gap (\d+\.\d+) meV", answer.stdout)
+    before, after = map(float, found)
+    assert after < before
+
+
 def options():
     """Yield every command with each of its options."""
     group = typer.main.get_command(app)

@@ -25,7 +25,7 @@ from hamnet.models.so2_network import NetworkOutput
 from hamnet.nn.assembler import BlockAssembler
 from hamnet.nn.covariance import ReadoutCovariance
 from hamnet.nn.frames import PairFrames
-from hamnet.nn.readout import LinearReadout, block_rows, block_types
+from hamnet.nn.readout import LinearReadout, block_rows
 from hamnet.nn.standardise import Standardiser
 from hamnet.prediction import Prediction
 from hamnet.structure import FloatArray
@@ -69,8 +69,8 @@ class Propagation:
         homo, lumo = (self._weights(run, predictions, which) for which in (0, 1))
         owner = run.batch.graph.structure
         variance = torch.zeros(len(predictions), 4, dtype=torch.float64, device=owner.device)
-        for t, c, z in self.whitened(run):
-            scale = self.scale(t, c)
+        for t, c, name, z in self.whitened(run):
+            scale = self.scale(t, c, name)
             rows = block_rows(run.batch.graph, t)
             atoms = rows if t.on_site else run.batch.graph.pairs[0, rows]
             ends = [w[t][:, c.columns].unflatten(1, (-1, c.n_irreps)) * scale for w in (homo, lumo)]
@@ -87,20 +87,16 @@ class Propagation:
         missing = np.array([np.isnan([p.homo, p.lumo, p.gap, 0.0]) for p in predictions])
         return np.where(missing, np.nan, found)
 
-    def scale(self, block_type: BlockType, c: IrrepClass) -> Tensor:
+    def scale(self, block_type: BlockType, c: IrrepClass, name: str) -> Tensor:
         """Return the standard deviations ``s`` of a class in Hartree, ``(n_irreps,)``."""
         scale = self.standardiser.shift_scale(block_type)[1][c.columns][: c.n_irreps]
-        return scale * self.covariance.sigma(_name(self.readout, block_type, c))
+        return scale * self.covariance.sigma(name)
 
-    def whitened(self, run: Inference) -> Iterator[tuple[BlockType, IrrepClass, Tensor]]:
-        """Yield the whitened inputs ``(n_rows, n_components, k)`` of every class of a batch."""
-        graph = run.batch.graph
-        for t in block_types(graph):
-            rows = block_rows(graph, t)
-            fade = None if t.on_site else run.output.envelope[rows].double()
-            for c in self.readout.tables[t].classes:
-                x = self.readout.design(run.output.features, rows, t, c, fade)
-                yield t, c, self.covariance.whiten(_name(self.readout, t, c), x)
+    def whitened(self, run: Inference) -> Iterator[tuple[BlockType, IrrepClass, str, Tensor]]:
+        """Yield block type, class, name and whitened inputs ``(n_rows, n_components, k)``."""
+        graph, out = run.batch.graph, run.output
+        for t, c, name, x in self.readout.design(out.features, graph, out.envelope):
+            yield t, c, name, self.covariance.whiten(name, x)
 
     def _weights(
         self, run: Inference, predictions: Sequence[Prediction], which: int
@@ -110,10 +106,6 @@ class Propagation:
         batch = run.batch
         pulled = torch.from_numpy(entries).to(run.entries.device)
         return self.assembler.inverse(pulled, batch.index, batch.graph, run.frames)
-
-
-def _name(readout: LinearReadout, block_type: BlockType, c: IrrepClass) -> str:
-    return f"{block_type.key}_{readout.tables[block_type].classes.index(c)}"
 
 
 def _projector(prediction: Prediction, which: int) -> FloatArray:

@@ -143,12 +143,15 @@ class LinearReadout(nn.Module):
             As `inputs`, ``(n_rows, n_components, n_inputs)``, one more input with a bias.
         """
         for block_type, c, name, x in self.inputs(features, graph):
-            x = x.double()
+            pairs = None if block_type.on_site else block_rows(graph, block_type)
+            rows = x.double()
+            if pairs is not None:
+                rows = rows * features.scale[pairs].double()[:, None, None]
             if c.is_invariant:
-                x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-            if not block_type.on_site:
-                x = x * envelope[block_rows(graph, block_type)].double()[:, None, None]
-            yield block_type, c, name, x
+                rows = torch.cat([rows, torch.ones_like(rows[..., :1])], dim=-1)
+            if pairs is not None:
+                rows = rows * envelope[pairs].double()[:, None, None]
+            yield block_type, c, name, rows
 
     def forward(self, features: BlockFeatures, graph: NeighbourGraph) -> dict[BlockType, Tensor]:
         """Return the standardised irreps of each block type present, ``(n_rows, n_numbers)``.

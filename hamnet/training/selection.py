@@ -147,9 +147,9 @@ def look_at(
     rows: list[dict[str, Tensor]] = [{} for _ in samples]
     square = np.zeros(len(samples))
     weights = {}
-    for t, c, z in propagation.whitened(run):
-        name = f"{t.key}_{c.start}"
-        weights[name] = float(propagation.scale(t, c).square().sum()) * (1 if t.on_site else 2)
+    for t, c, name, z in propagation.whitened(run):
+        square_scale = float(propagation.scale(t, c, name).square().sum())
+        weights[name] = square_scale * (1 if t.on_site else 2)
         chosen = block_rows(graph, t)
         owner = graph.structure[chosen if t.on_site else graph.pairs[0, chosen]]
         for k in torch.unique(owner).tolist():

@@ -25,7 +25,7 @@ from hamnet.training.readout import NormalEquations, problem_rows
 RIDGES = tuple(10.0 ** (-k) for k in range(1, 11))
 """Candidates, relative to the mean diagonal; smaller ones drown in float32 features."""
 
-MAX_FRAMES = 200
+MAX_FRAMES = 100
 """Validation frames that are looked at."""
 
 
