@@ -95,7 +95,7 @@ def test_the_uncertainty_is_that_of_the_prediction(run, rng):
     model = load_model(run)
     pool = waters(rng, 3, 0.1)
     (first,) = select(model, pool, 1).chosen
-    expected = model.predict([pool[first.index]])[0].uncertainty["h"]
+    expected = model.predict(pool)[first.index].uncertainty["h"]
     assert first.h_std_uha == pytest.approx(1e6 * expected, rel=1e-5)
 
 
