@@ -49,8 +49,8 @@ def main() -> None:
         rows = [row for seed in range(options.seeds) for row in _rows(options, store, seed)]
     finish(
         [*rows, *_means(rows)],
-        options.json,
-        task=options.name or options.data.stem,
+        options,
+        ("task", "seed", "strategy", "labels"),
         reference=options.reference,
         settings=options.set,
     )

@@ -1,7 +1,7 @@
 """Do uncertainties rank and cover the errors, inside and outside of the training distribution?
 
-    python benchmarks/uncertainty.py --task water-gauss
-    python benchmarks/uncertainty.py --task ethanol-gauss --data ethanol-gauss.h5
+    hamnet label --recipe water-gauss-pbe-svp -o water-gauss.h5
+    python benchmarks/uncertainty.py --data water-gauss.h5
 
 An instant model, and three ways to say how sure it is: the readout's posterior (what hamnet ships),
 the spread of readouts solved on bootstrap samples of the training frames over the same features,
@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import RECIPES, _labels
 from common import finish, parser
 from scipy.stats import spearmanr
 
@@ -33,7 +32,6 @@ from hamnet.metrics import entry_weights
 from hamnet.models import HamiltonianModel, load_model
 from hamnet.models.metadata import QUANTITIES
 from hamnet.prediction import Prediction, frontier
-from hamnet.registry import look_up
 from hamnet.structure import Structure
 from hamnet.training.config import load_config
 from hamnet.training.readout import solve_readout
@@ -45,20 +43,18 @@ BATCH = 16
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--task", default="water-gauss", choices=sorted(RECIPES))
-    made.add_argument("--data", type=Path, help="Labels with a split; made if absent.")
+    made.add_argument("--data", type=Path, required=True, help="Labels.")
     made.add_argument("--reference", choices=("none", "sap", "minao"), default="minao")
     made.add_argument("--members", type=int, default=5, help="Of each ensemble.")
     made.add_argument("--outside", type=int, default=40, help="Frames outside the distribution.")
     options = made.parse_args()
     if options.quick:
         options.members, options.outside = 3, 6
-    if options.data is None:
-        options.data = _labels(*look_up("task", options.task, RECIPES))
+    options.task = options.data.stem
     finish(
         _rows(options),
-        options.json,
-        task=options.task,
+        options,
+        ("task", "method", "set"),
         reference=options.reference,
         members=options.members,
     )

@@ -114,9 +114,9 @@ def _projector(prediction: Prediction, which: int) -> FloatArray:
     weights = entry_weights(prediction.layout)
     if not np.isfinite(level):
         return np.zeros_like(weights)
-    chosen = np.abs(prediction.orbital_energies[0] - level) < DEGENERATE
-    chosen &= (prediction.occupations[0] > 0) == (which == 0)
-    c = prediction.coefficients[0][:, chosen]
+    near = np.abs(prediction.orbital_energies - level) < DEGENERATE  # (n_spin, n_mo)
+    near &= (prediction.occupations > 0) == (which == 0)
+    c = np.concatenate([x[:, n] for x, n in zip(prediction.coefficients, near, strict=True)], 1)
     row, col = prediction.layout.orbital_indices()
     projector: FloatArray = weights * (c[row] * c[col]).mean(axis=1)
     return projector
