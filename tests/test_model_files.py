@@ -194,9 +194,9 @@ def test_the_card_says_what_the_metadata_says(model, file):
     for text in ("scaled on 3 validation frames", "from old", "kept: H", "new: O"):
         assert text in card
     result = CliRunner().invoke(app, ["info", str(file)])
-    assert result.output == bare
+    assert result.stdout == bare
     result = CliRunner().invoke(app, ["info", str(file), "--json"])
-    assert json.loads(result.output)["level"]["xc"] == "pbe"
+    assert json.loads(result.stdout)["level"]["xc"] == "pbe"
 
 
 def test_another_basis(model, file):

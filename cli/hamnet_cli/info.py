@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from hamnet_cli.common import Json, print_json
+from hamnet_cli.common import Json, Quiet, note, print_json
 
 
 def info(
     model: Annotated[Path, typer.Argument(help="Folder of a training run, or a model file.")],
+    quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Print a model's card: level of theory, elements, training data, errors.
@@ -18,8 +19,12 @@ def info(
     """
     from hamnet.models import load_model
     from hamnet.models.card import model_card
+    from hamnet.models.files import model_file
 
     metadata = load_model(model).metadata
+    if not quiet:
+        file = model_file(model)
+        note(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     if json:
         print_json(metadata.model_dump(mode="json"))
     else:
