@@ -234,11 +234,11 @@ def test_coverage_of_gaussian_errors(rng):
 
     def frames(factor):
         return [
-            FrameResult(k, "", "", "", "", 3, 10, metrics(factor * e, s))
+            FrameResult(k, "", "", "", WATER, metrics(factor * e, s))
             for k, (e, s) in enumerate(zip(error, std, strict=True))
         ]
 
-    right, wrong = (uncertainty_json(Evaluation(frames(k), {}, (), {}, ())) for k in (1, 2))
+    right, wrong = (uncertainty_json(Evaluation(frames(k), {}, (), (), {}, ())) for k in (1, 2))
     for name in ("homo", "lumo", "gap"):
         assert right[name]["coverage_68"] == pytest.approx(0.683, abs=0.03)
         assert right[name]["coverage_95"] == pytest.approx(0.95, abs=0.015)
