@@ -29,9 +29,9 @@ from pyscf import lib
 
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
+from hamnet.inference.scf import DEFAULT_GUESS, ScfRun, converge
 from hamnet.interop.ase import from_atoms
 from hamnet.interop.pyscf import to_pyscf_matrix
-from hamnet.interop.scf import DEFAULT_GUESS, ScfRun, converge
 from hamnet.models import HamiltonianModel, load_model
 from hamnet.registry import look_up
 from hamnet.structure import Structure

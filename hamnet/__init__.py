@@ -11,31 +11,34 @@ if TYPE_CHECKING:
     from hamnet.basis import OrbitalBasis
     from hamnet.blocks import HamiltonianBlocks
     from hamnet.errors import HamnetError
-    from hamnet.interop.warm_start import warm_start
-    from hamnet.models import load_model
+    from hamnet.inference.calculator import Calculator
+    from hamnet.inference.warm_start import warm_start
+    from hamnet.models import load_model as load
     from hamnet.prediction import Prediction
     from hamnet.structure import Structure
 
     __version__: str
 
 _HOME = {
-    "HamiltonianBlocks": "hamnet.blocks",
-    "HamnetError": "hamnet.errors",
-    "OrbitalBasis": "hamnet.basis",
-    "Prediction": "hamnet.prediction",
-    "Structure": "hamnet.structure",
-    "load_model": "hamnet.models",
-    "warm_start": "hamnet.interop.warm_start",
+    "Calculator": "hamnet.inference.calculator.Calculator",
+    "HamiltonianBlocks": "hamnet.blocks.HamiltonianBlocks",
+    "HamnetError": "hamnet.errors.HamnetError",
+    "OrbitalBasis": "hamnet.basis.OrbitalBasis",
+    "Prediction": "hamnet.prediction.Prediction",
+    "Structure": "hamnet.structure.Structure",
+    "load": "hamnet.models.files.load_model",
+    "warm_start": "hamnet.inference.warm_start.warm_start",
 }
 
 __all__ = [
+    "Calculator",
     "HamiltonianBlocks",
     "HamnetError",
     "OrbitalBasis",
     "Prediction",
     "Structure",
     "__version__",
-    "load_model",
+    "load",
     "warm_start",
 ]
 
@@ -47,4 +50,5 @@ def __getattr__(name: str) -> Any:
         return version("hamnet")
     if name not in _HOME:
         raise AttributeError(f"module 'hamnet' has no attribute '{name}'")
-    return getattr(import_module(_HOME[name]), name)
+    module, _, attribute = _HOME[name].rpartition(".")
+    return getattr(import_module(module), attribute)

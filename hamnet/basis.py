@@ -175,6 +175,16 @@ def from_hamnet_order(
     return reordered
 
 
+def orbitals_from_hamnet_order(
+    coefficients: FloatArray, basis: OrbitalBasis, numbers: IntArray, target: str
+) -> FloatArray:
+    """Reorder the rows of orbitals ``[..., n_ao, n_mo]`` into another code's orbital order."""
+    perm, sign = ao_order(basis, numbers, target)
+    reordered = np.empty_like(coefficients)
+    reordered[..., perm, :] = sign[:, None] * coefficients
+    return reordered
+
+
 def _check_size(matrix: NDArray[Any], n: int) -> None:
     if matrix.shape[-2:] != (n, n):
         raise HamnetError(

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 from pyscf import gto
-from pyscf.dft import libxc, rks
+from pyscf.dft import libxc, rks, uks
 from pyscf.gto import basis as pyscf_basis
 from pyscf.lib.exceptions import BasisNotFoundError
 from pyscf.scf import hf
 
-from hamnet.basis import OrbitalBasis, ao_order, to_hamnet_order
+from hamnet.basis import OrbitalBasis, ao_order, from_hamnet_order, to_hamnet_order
 from hamnet.blocks import HamiltonianBlocks, from_dense, molecule_layout
 from hamnet.errors import HamnetError
 from hamnet.registry import did_you_mean, look_up
@@ -256,6 +256,41 @@ def orbital_values(
         for start in range(0, len(points), _POINTS_AT_ONCE)
     ]
     return np.concatenate(values)
+
+
+def dipole_integrals(structure: Structure, basis: OrbitalBasis) -> FloatArray:
+    """Return ``<phi_i | r | phi_j>`` about the origin, bohr, hamnet's order, ``[3, n, n]``."""
+    mole = to_mole(structure, basis.name)
+    integrals = mole.intor_symmetric("int1e_r", comp=3)
+    return to_hamnet_order(integrals, basis, structure.numbers, "pyscf")
+
+
+def nuclear_charges(structure: Structure, basis: OrbitalBasis) -> FloatArray:
+    """Return the charge of each nucleus, less the electrons of its core potential, ``[N]``."""
+    return np.asarray(to_mole(structure, basis.name).atom_charges(), dtype=np.float64)
+
+
+def energy_of_density(
+    structure: Structure, level: KohnShamLevel, basis: OrbitalBasis, density: FloatArray
+) -> float:
+    """Return the Kohn-Sham total energy of a density, Hartree: one Fock build, no SCF.
+
+    Args:
+        structure: a molecule.
+        level: functional, basis and quadrature grid.
+        basis: that of the density; PySCF's definition is checked against it.
+        density: density matrix in hamnet's order, ``[n_spin, n, n]``.
+
+    Raises:
+        HamnetError: see `to_mole` and `check_fingerprint`.
+    """
+    mole = to_mole(structure, basis.name)
+    check_fingerprint(basis, basis_of(mole, basis.name))
+    restricted = len(density) == 1
+    mf = (rks.RKS if restricted else uks.UKS)(mole, xc=level.xc)
+    mf.grids.level = level.grid_level
+    ordered = from_hamnet_order(density, basis, structure.numbers, "pyscf")
+    return float(mf.energy_tot(dm=ordered[0] if restricted else ordered))
 
 
 def valence_electrons(structure: Structure, basis: OrbitalBasis) -> int:

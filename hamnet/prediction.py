@@ -2,18 +2,31 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from hamnet.basis import OrbitalBasis
-from hamnet.blocks import HamiltonianBlocks, PairLayout
+from hamnet import properties
+from hamnet.basis import OrbitalBasis, from_hamnet_order
+from hamnet.blocks import HamiltonianBlocks, PairLayout, to_dense
 from hamnet.errors import HamnetError
-from hamnet.structure import FloatArray, Structure
+from hamnet.integrals import KohnShamLevel, energy_of_density, nuclear_charges
+from hamnet.interop.cube import MARGIN, SPACING, save_cube
+from hamnet.interop.molden import save_molden
+from hamnet.interop.npz import save_npz
+from hamnet.registry import look_up
+from hamnet.structure import FloatArray, IntArray, Structure
+from hamnet.units import HARTREE_TO_EV
+
+DOS_WIDTH_EV = 0.2
+DOS_BELOW_EV, DOS_ABOVE_EV, DOS_STEP_EV = 25.0, 10.0, 0.05
+"""Default energies of a density of states: from below the HOMO to above the LUMO."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The Hamiltonian of one structure and its orbitals, in hamnet's orbital order, Hartree.
+    """The Hamiltonian of one structure and what follows from it; Hartree, hamnet's orbital order.
 
     The spin axis has one channel for a closed shell and two (alpha, beta) for an open one. Orbitals
     are fewer than basis functions where the overlap was linearly dependent.
@@ -27,6 +40,7 @@ class Prediction:
         coefficients: orbitals as columns, normalised in S, shape ``[n_spin, n_ao, n_mo]``.
         occupations: electrons per orbital, shape ``[n_spin, n_mo]``.
         warnings: what the user should know about this frame, one sentence each.
+        level: level of theory that the model learnt; `total_energy` needs it.
         uncertainty: standard deviations of ``homo``, ``lumo``, ``gap`` and ``h`` (root mean square
             over the elements of H), Hartree; empty where the model knows none.
 
@@ -42,6 +56,7 @@ class Prediction:
     coefficients: FloatArray
     occupations: FloatArray
     warnings: tuple[str, ...] = ()
+    level: KohnShamLevel | None = None
     uncertainty: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,6 +104,108 @@ class Prediction:
     def gap(self) -> float:
         """LUMO - HOMO, Hartree."""
         return self.lumo - self.homo
+
+    def matrix(self, name: str, order: str = "hamnet") -> FloatArray:
+        """Return a dense matrix in the orbital order of any code.
+
+        Args:
+            name: ``hamiltonian`` or ``density``, ``[n_spin, n, n]``, or ``overlap``, ``[n, n]``.
+            order: a key of `hamnet.basis.AO_ORDERS`, such as ``pyscf``.
+
+        Raises:
+            HamnetError: unknown name or order.
+        """
+        blocks = {"hamiltonian": self.hamiltonian, "overlap": self.overlap, "density": None}
+        found = look_up("matrix", name, blocks)
+        dense = self.density_matrix if found is None else to_dense(found)
+        return from_hamnet_order(dense, self.basis, self.structure.numbers, order)
+
+    @cached_property
+    def density_matrix(self) -> FloatArray:
+        """``P = C n C^T`` of each spin channel, hamnet's order, ``[n_spin, n, n]``."""
+        return properties.density_matrix(self.coefficients, self.occupations)
+
+    @property
+    def charges(self) -> FloatArray:
+        """Mulliken's atomic charges, e, ``[N]``."""
+        return properties.mulliken_charges(*self._density, self._nuclei)
+
+    @property
+    def loewdin_charges(self) -> FloatArray:
+        """Loewdin's atomic charges, e, ``[N]``."""
+        return properties.loewdin_charges(*self._density, self._nuclei)
+
+    @property
+    def bond_orders(self) -> FloatArray:
+        """Mayer's bond orders, ``[N, N]``."""
+        return properties.mayer_bond_orders(*self._density)
+
+    @property
+    def wiberg_bond_orders(self) -> FloatArray:
+        """Wiberg's bond orders in Loewdin's basis, ``[N, N]``."""
+        return properties.wiberg_bond_orders(*self._density)
+
+    @property
+    def dipole(self) -> FloatArray:
+        """Dipole moment about the origin of the positions, Debye, ``[3]``."""
+        return properties.dipole_moment(self.density_matrix, self.structure, self.basis)
+
+    def density_of_states(
+        self, energies_ev: FloatArray | None = None, width_ev: float = DOS_WIDTH_EV
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return energies (eV) and the density of states (electrons per eV), each ``[n]``.
+
+        Args:
+            energies_ev: where; by default from 25 eV below the HOMO to 10 eV above the LUMO.
+            width_ev: standard deviation of the Gaussian on every orbital.
+        """
+        if energies_ev is None:
+            levels = HARTREE_TO_EV * np.array([self.homo, self.lumo])
+            low, high = np.nanmin(levels) - DOS_BELOW_EV, np.nanmax(levels) + DOS_ABOVE_EV
+            energies_ev = np.arange(low, high, DOS_STEP_EV)
+        levels = HARTREE_TO_EV * self.orbital_energies
+        return energies_ev, properties.density_of_states(levels, energies_ev, width_ev)
+
+    def total_energy(self) -> float:
+        """Return the Kohn-Sham energy of the predicted density, Hartree: one Fock build by PySCF.
+
+        Its error is of second order in the error of the density, and never negative beyond the
+        noise of the quadrature grid.
+
+        Raises:
+            HamnetError: the level of theory is not known.
+        """
+        if self.level is None:
+            raise HamnetError(
+                "this prediction does not say at which level of theory its energy is to be "
+                "computed; predictions of a model do"
+            )
+        return energy_of_density(self.structure, self.level, self.basis, self.density_matrix)
+
+    def to_molden(self, path: str | Path) -> None:
+        """Write basis and orbitals for a viewer; see `hamnet.interop.molden.save_molden`."""
+        save_molden(Path(path), self)
+
+    def to_npz(self, path: str | Path, order: str = "hamnet") -> None:
+        """Write H, S and orbitals with labels; see `hamnet.interop.npz.save_npz`."""
+        save_npz(Path(path), self, order)
+
+    def to_cube(
+        self, path: str | Path, what: str, *, spacing: float = SPACING, margin: float = MARGIN
+    ) -> None:
+        """Write ``homo``, ``lumo+1``, ``density``... on a grid, lengths in Angstrom.
+
+        See `hamnet.interop.cube.save_cube`.
+        """
+        save_cube(Path(path), self, what, spacing=spacing, margin=margin)
+
+    @property
+    def _density(self) -> tuple[FloatArray, FloatArray, IntArray]:
+        return self.density_matrix, to_dense(self.overlap), self.layout.atom_offsets
+
+    @cached_property
+    def _nuclei(self) -> FloatArray:
+        return nuclear_charges(self.structure, self.basis)
 
 
 def frontier(orbital_energies: FloatArray, occupations: FloatArray) -> tuple[float, float]:

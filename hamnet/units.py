@@ -13,6 +13,9 @@ HARTREE_TO_UHA = 1e6
 BOHR_TO_ANGSTROM = 0.52917721092
 """CODATA 2010, as PySCF uses it: labels and overlaps must see the same geometry."""
 
+AU_TO_DEBYE = 2.5417464157449032
+"""Dipole of one electron charge times one Bohr, as PySCF uses it."""
+
 MIN_DISTANCE_FRACTION = 0.6
 """Two atoms closer than this fraction of the sum of their covalent radii are refused."""
 

@@ -9,10 +9,11 @@ import pytest
 
 from hamnet.blocks import to_dense
 from hamnet.errors import HamnetError
-from hamnet.evaluation import evaluate, predict_records, predict_structures
+from hamnet.evaluation import evaluate
 from hamnet.evaluation.tables import write_tables
 from hamnet.integrals import basis_for
 from hamnet.metrics import METRICS, frame_metrics
+from hamnet.models.stream import predict_records, predict_structures
 from hamnet.prediction import aufbau
 from hamnet.units import HARTREE_TO_EV, HARTREE_TO_MEV, HARTREE_TO_UHA
 

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import hamnet
 from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
+from hamnet.inference.scf import converge
+from hamnet.inference.warm_start import checked_guess, scf_residual
 from hamnet.integrals import basis_of, to_blocks
 from hamnet.interop.pyscf import structure_of, to_mole
-from hamnet.interop.scf import converge
-from hamnet.interop.warm_start import checked_guess, scf_residual
 from hamnet.models import load_model
 from hamnet.models.model import orbitals
 from hamnet.testing import random_model

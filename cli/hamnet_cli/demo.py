@@ -113,15 +113,16 @@ def _predict(
     model: "HamiltonianModel", records: "Sequence[Record]", folder: Path
 ) -> tuple[float, float]:
     """Predict frames from their geometry alone; return seconds per label and per prediction."""
+    from hamnet.inference.folder import Output, PredictionFolder
     from hamnet.interop.ase import Frame
-    from hamnet.interop.predictions import PredictionFolder
 
     structures = [record.structure for record in records]
     model.predict(structures)  # the first call also loads the basis
     start = time.perf_counter()
     predictions = model.predict(structures)
     elapsed = time.perf_counter() - start
-    with PredictionFolder(folder) as out:
+    shutil.rmtree(folder, ignore_errors=True)
+    with PredictionFolder(folder, Output(molden=True, npz=True), level=model.metadata.level) as out:
         for record, prediction in zip(records, predictions, strict=True):
             out.write(Frame(0, record.origin, record.structure), prediction)
     return sum(record.seconds for record in records) / len(records), elapsed / len(records)

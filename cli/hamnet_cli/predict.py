@@ -1,11 +1,14 @@
-"""``hamnet predict``: orbital energies and orbitals of new structures."""
+"""``hamnet predict``: orbital energies, orbitals and properties of new structures."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hamnet_cli.common import Json, OutDir, Quiet, complain, note, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from hamnet.inference.rows import Row
 
 
 def predict(
@@ -14,51 +17,97 @@ def predict(
         list[Path], typer.Argument(help="Structures, any file that ASE reads; Angstrom.")
     ],
     out: OutDir,
-    molden: Annotated[bool, typer.Option(help="Write a Molden file for each frame.")] = True,
-    npz: Annotated[bool, typer.Option(help="Write H, S and orbitals of each frame.")] = True,
+    molden: Annotated[bool, typer.Option("--molden", help="A Molden file for each frame.")] = False,
+    cube: Annotated[
+        str, typer.Option(help="Cube files: density, homo, lumo+1, orbital numbers from 0; a list.")
+    ] = "",
+    cube_spacing: Annotated[
+        float, typer.Option(min=0.01, help="Between points of cube files, Angstrom.")
+    ] = 0.15,
+    npz: Annotated[
+        bool, typer.Option("--npz", help="H, S and orbitals of each frame, with labels.")
+    ] = False,
     order: Annotated[
         str, typer.Option(help="Orbital order in the npz files: hamnet, pyscf, ...")
     ] = "hamnet",
+    extxyz: Annotated[
+        bool, typer.Option("--extxyz", help="One extended xyz file with the values.")
+    ] = False,
+    properties: Annotated[
+        str, typer.Option(help="More columns: charges, dipole, bond-orders, dos, energy; a list.")
+    ] = "",
     charge: Annotated[
         int | None, typer.Option(help="Charge of every frame, instead of what the file says.")
     ] = None,
     spin: Annotated[
         int | None, typer.Option(help="Unpaired electrons of every frame, likewise.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Frames predicted at once.")] = 32,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also other charges, spins, contacts than were trained."),
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Frames predicted at once.")] = 8,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Predict Hamiltonians and orbitals; a bad frame is reported and does not stop the others.
+    """Predict Hamiltonians, orbitals and what follows from them.
 
-    The output folder gets predictions.csv, orbital_energies.csv and .json, and for each frame
-    a Molden file and an npz file. The exit code is 1 if any frame failed.
+    The folder gets predictions.jsonl, a row per frame as it is done, and at the end the tables
+    predictions.csv and orbital_energies.csv. Interrupted (also by kill -9), the same command goes
+    on where it stopped. A bad frame is a row with its error and does not stop the others; the exit
+    code is 1 if any frame failed.
 
-    Example: hamnet predict runs/water new.xyz -o out
+    Example: hamnet predict runs/water new.xyz -o out --molden --properties charges,dipole
     """
-    from hamnet.evaluation import predict_structures
-    from hamnet.interop.predictions import PredictionFolder, frames_of
+    from hamnet.inference.folder import FRAMES, ROWS, Output
+    from hamnet.inference.journal import read_rows
+    from hamnet.inference.run import predict_files
     from hamnet.models import load_model
     from hamnet_cli.tables import predictions_table
 
+    output = Output(
+        molden=molden,
+        cubes=_names(cube),
+        cube_spacing=cube_spacing,
+        npz=npz,
+        order=order,
+        extxyz=extxyz,
+        properties=_names(properties),
+    )
+    output.check()
     loaded = load_model(model)
-    rows = []
-    with (
-        PredictionFolder(out, molden=molden, npz=npz, order=order) as folder,
-        progress("predict", None, quiet) as advance,
-    ):
-        frames = ((f, f.structure) for f in frames_of(files, charge=charge, spin=spin))
-        for frame, outcome in predict_structures(loaded, frames, batch_size):
-            row = folder.write(frame, outcome)
-            rows.append(row)
+    with progress("predict", None, quiet) as advance:
+
+        def on_row(done: int, row: "Row") -> None:
             if row["error"]:
                 complain(row["error"])
-            advance(len(rows), "")
-    failed = sum(bool(row["error"]) for row in rows)
+            advance(done, "")
+
+        try:
+            found = predict_files(
+                loaded,
+                files,
+                out,
+                output,
+                charge=charge,
+                spin=spin,
+                force=force,
+                batch_size=batch_size,
+                on_row=on_row,
+            )
+        except KeyboardInterrupt:
+            complain(f"interrupted; the same command goes on from what is in {out}")
+            raise typer.Exit(130) from None
     if json:
-        print_json({"out": str(out), "n_frames": len(rows), "n_failed": failed, "frames": rows})
+        counts = {"n_frames": found.n_frames, "n_known": found.n_known, "n_failed": found.n_failed}
+        print_json({"out": str(out), **counts, "frames": list(read_rows(out / ROWS))})
     else:
-        print_table(predictions_table(rows))
-        note(f"results: {out}")
-    if failed:
+        print_table(predictions_table(found.first, found.n_frames))
+        note(f"results: {out / FRAMES}")
+    if found.n_failed:
+        complain(f"{found.n_failed} of {found.n_frames} frames have no prediction")
         raise typer.Exit(1)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip().lower() for name in text.split(",") if name.strip())

@@ -46,8 +46,8 @@ def scf(
 
     Example: hamnet scf runs/water new.xyz --compare
     """
-    from hamnet.interop.predictions import frames_of
-    from hamnet.interop.scf import TABLE, ScfSettings, save_rows, scf_row
+    from hamnet.inference.run import frames_of
+    from hamnet.inference.scf import TABLE, ScfSettings, save_rows, scf_row
     from hamnet.models import load_model
 
     loaded = load_model(model)

@@ -97,18 +97,18 @@ def summary_line(evaluation: Evaluation) -> str:
     )
 
 
-def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the first rows of ``predictions.csv``."""
+def predictions_table(rows: Sequence[Mapping[str, Any]], n_rows: int) -> Table:
+    """Return the first of ``n_rows`` rows of ``predictions.csv``."""
     table = Table(title_justify="left")
-    columns = ("frame", "formula", "homo_ev", "lumo_ev", "gap_ev", "gap_std_ev", "warnings")
+    columns = ("row", "formula", "homo_ev", "lumo_ev", "gap_ev", "gap_std_ev", "warnings")
     for name in columns:
         table.add_column(name, justify="left" if name in ("formula", "warnings") else "right")
-    for row in rows[:MAX_FRAMES]:
-        energies = [_ev(row[name]) for name in columns[2:6]]
+    for row in rows:
+        energies = [_ev(row.get(name)) for name in columns[2:6]]
         remark = f"error: {row['error']}" if row["error"] else row["warnings"]
-        table.add_row(str(row["frame"]), row["formula"] or "", *energies, escape(remark))
-    if len(rows) > MAX_FRAMES:
-        table.caption = f"{len(rows) - MAX_FRAMES} more in predictions.csv"
+        table.add_row(str(row["row"]), row.get("formula", ""), *energies, escape(remark))
+    if n_rows > len(rows):
+        table.caption = f"{n_rows - len(rows)} more in predictions.csv"
     return table
 
 

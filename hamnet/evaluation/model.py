@@ -13,9 +13,9 @@ from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.evaluation.evaluate import Evaluation, evaluate
 from hamnet.evaluation.orbital_grids import FrameOrbitals, extreme_frames, frame_orbitals
-from hamnet.evaluation.stream import predict_records
 from hamnet.models import HamiltonianModel
 from hamnet.models.metadata import Metadata, library_versions
+from hamnet.models.stream import predict_records
 from hamnet.registry import look_up
 from hamnet.structure import IntArray, symbol
 

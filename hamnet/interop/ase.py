@@ -4,11 +4,13 @@ A bad frame never hides the others: it comes back as the error that says what is
 """
 
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import ase.io
 import numpy as np
@@ -30,12 +32,14 @@ class Frame:
         origin: file and index, for people.
         structure: the geometry, or the error (it names file and frame).
         group: trajectory of the frame, from the key ``group`` of an extended xyz; else empty.
+        file: name of the file; empty where the frame is from none.
     """
 
     index: int
     origin: str
     structure: Structure | HamnetError
     group: str = ""
+    file: str = ""
 
 
 def from_atoms(atoms: Atoms, charge: int | None = None, spin: int | None = None) -> Structure:
@@ -116,14 +120,15 @@ def read_frames(
     for index, atoms in enumerate(frames):
         origin = f"{path}, frame {index}"
         if isinstance(atoms, HamnetError):
-            yield Frame(index, origin, atoms.at(origin))
+            yield Frame(index, origin, atoms.at(origin), file=str(path))
             continue
         try:
             structure = from_atoms(atoms, charge, spin)
         except HamnetError as error:
-            yield Frame(index, origin, error.at(origin))
+            yield Frame(index, origin, error.at(origin), file=str(path))
         else:
-            yield Frame(index, origin, structure, str(atoms.info.get("group", "")))
+            group = str(atoms.info.get("group", ""))
+            yield Frame(index, origin, structure, group, str(path))
     if index < 0:
         raise HamnetError(f"{path}: the file is empty: it holds no frame")
 
@@ -142,19 +147,53 @@ def _ase_frames(path: Path) -> Iterator[Atoms | HamnetError]:
         yield HamnetError(f"cannot be read, nor can anything behind it ({_reason(error)})")
 
 
+class _Lines:
+    """The lines of a text file by their number, from 0; memory holds what is not forgotten."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file, self._kept, self._first = file, deque[str](), 0
+
+    def has(self, at: int) -> bool:
+        """Say whether there is a line of this number."""
+        while at >= self._first + len(self._kept):
+            line = self._file.readline()
+            if not line:
+                return False
+            self._kept.append(line.rstrip("\n"))
+        return True
+
+    def __getitem__(self, at: int) -> str:
+        return self._kept[at - self._first]
+
+    def between(self, start: int, stop: int) -> list[str]:
+        """Return lines, fewer where the file ends."""
+        return [self[at] for at in takewhile(self.has, range(start, stop))]
+
+    def forget(self, before: int) -> None:
+        """Drop the lines with smaller numbers."""
+        while self._kept and self._first < before:
+            self._kept.popleft()
+            self._first += 1
+
+
 def _xyz_frames(path: Path) -> Iterator[Atoms | HamnetError]:
     """Cut an xyz file into frames itself: ASE gives up the rest of a file at the first bad one."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as file:
+            yield from _cut_frames(_Lines(file))
     except UnicodeDecodeError as error:
         raise HamnetError(f"{path}: not a text file, so not an xyz file ({error})") from error
+
+
+def _cut_frames(lines: _Lines) -> Iterator[Atoms | HamnetError]:
     start = 0
-    while start < len(lines):
+    while lines.has(start):
+        lines.forget(start)
         if not lines[start].strip():
             start += 1
             continue
         n_atoms = _count(lines[start])
-        stop = len(lines) if n_atoms is None else start + n_atoms + 2
+        stop = start + (n_atoms or 0) + 2
         frame = _parse_xyz(lines, start, n_atoms)
         yield frame
         is_whole = isinstance(frame, Atoms) or (n_atoms is not None and _may_end(lines, stop))
@@ -166,9 +205,11 @@ def _count(line: str) -> int | None:
     return int(text) if text.isdecimal() and text.isascii() else None
 
 
-def _may_end(lines: list[str], at: int) -> bool:
+def _may_end(lines: _Lines, at: int) -> bool:
     """Say whether a frame may end before a line: the file ends there, or a frame begins."""
-    return at == len(lines) or (at < len(lines) and _count(lines[at]) is not None)
+    if lines.has(at):
+        return _count(lines[at]) is not None
+    return lines.has(at - 1)
 
 
 def _is_atom(line: str) -> bool:
@@ -178,30 +219,29 @@ def _is_atom(line: str) -> bool:
         return False
 
 
-def _next_count(lines: list[str], start: int) -> int:
-    """Return the next line that looks like the beginning of a frame."""
-    for at in range(start, len(lines)):
-        if _count(lines[at]) is not None:
-            return at
-    return len(lines)
+def _next_count(lines: _Lines, start: int) -> int:
+    """Return the next line that looks like the beginning of a frame, or the end of the file."""
+    while lines.has(start) and _count(lines[start]) is None:
+        start += 1
+    return start
 
 
-def _parse_xyz(lines: list[str], start: int, n_atoms: int | None) -> Atoms | HamnetError:
+def _parse_xyz(lines: _Lines, start: int, n_atoms: int | None) -> Atoms | HamnetError:
     line = start + 1  # people count lines from 1
     if n_atoms is None:
         return HamnetError(
             f"line {line} should hold the number of atoms, but holds {lines[start][:40]!r}"
         )
-    present = len(lines) - start - 2
-    if present < n_atoms:
+    stop = start + n_atoms + 2
+    found = lines.between(start, stop)
+    if len(found) < n_atoms + 2:
         return HamnetError(
             f"truncated: line {line} announces {n_atoms} atoms, but the file ends after "
-            f"{max(present, 0)}"
+            f"{max(len(found) - 2, 0)}"
         )
-    stop = start + n_atoms + 2
-    if stop < len(lines) and _is_atom(lines[stop]):
+    if lines.has(stop) and _is_atom(lines[stop]):
         return HamnetError(f"line {line} announces {n_atoms} atoms, but more of them follow")
-    text = "\n".join(lines[start:stop]) + "\n"
+    text = "\n".join(found) + "\n"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

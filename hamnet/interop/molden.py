@@ -1,19 +1,22 @@
 """Molden files: predicted orbitals for every viewer that quantum chemists use."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hamnet.basis import ao_order
+from hamnet.basis import orbitals_from_hamnet_order
 from hamnet.errors import HamnetError
 from hamnet.files import replacing
 from hamnet.integrals import check_fingerprint
 from hamnet.interop.pyscf import basis_of, to_mole, write_molden
-from hamnet.prediction import Prediction
+
+if TYPE_CHECKING:
+    from hamnet.prediction import Prediction
 
 MAX_L = 4
 """The Molden format ends with g functions."""
 
 
-def save_molden(path: Path, prediction: Prediction) -> None:
+def save_molden(path: Path, prediction: "Prediction") -> None:
     """Write basis, orbitals, energies and occupations; two spin channels as Alpha and Beta.
 
     Raises:
@@ -24,16 +27,16 @@ def save_molden(path: Path, prediction: Prediction) -> None:
     structure, basis = prediction.structure, prediction.basis
     mole = to_mole(structure, basis.name)
     check_fingerprint(basis, basis_of(mole, basis.name))
-    perm, sign = ao_order(basis, structure.numbers, "pyscf")  # hamnet = sign * pyscf[perm]
-    coefficients = prediction.coefficients.copy()
-    coefficients[:, perm] = sign[:, None] * prediction.coefficients
+    coefficients = orbitals_from_hamnet_order(
+        prediction.coefficients, basis, structure.numbers, "pyscf"
+    )
     with replacing(path) as partial:
         write_molden(
             partial, mole, coefficients, prediction.orbital_energies, prediction.occupations
         )
 
 
-def check_molden(prediction: Prediction) -> None:
+def check_molden(prediction: "Prediction") -> None:
     """Check that the format can hold a prediction.
 
     Raises:

@@ -1,20 +1,28 @@
 """Predicted matrices as NumPy archives that say themselves what is in them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hamnet.basis import OrbitalBasis, ao_order, from_hamnet_order
+from hamnet.basis import (
+    OrbitalBasis,
+    ao_order,
+    from_hamnet_order,
+    orbitals_from_hamnet_order,
+)
 from hamnet.blocks import to_dense
 from hamnet.files import replacing
-from hamnet.prediction import Prediction
 from hamnet.structure import FloatArray, IntArray, symbol
+
+if TYPE_CHECKING:
+    from hamnet.prediction import Prediction
 
 FORMAT = "hamnet-prediction"
 FORMAT_VERSION = 1
 
 
-def save_npz(path: Path, prediction: Prediction, order: str = "hamnet") -> None:
+def save_npz(path: Path, prediction: "Prediction", order: str = "hamnet") -> None:
     """Write H, S and the orbitals of one frame.
 
     The arrays are ``hamiltonian_hartree [n_spin, n, n]``, ``overlap [n, n]``,
@@ -32,9 +40,10 @@ def save_npz(path: Path, prediction: Prediction, order: str = "hamnet") -> None:
         HamnetError: unknown order; a file that cannot be written.
     """
     structure, basis = prediction.structure, prediction.basis
-    perm, sign = ao_order(basis, structure.numbers, order)  # hamnet = sign * other[perm]
-    coefficients = np.empty_like(prediction.coefficients)
-    coefficients[:, perm] = sign[:, None] * prediction.coefficients
+    perm, _ = ao_order(basis, structure.numbers, order)  # hamnet = sign * other[perm]
+    coefficients = orbitals_from_hamnet_order(
+        prediction.coefficients, basis, structure.numbers, order
+    )
     labels = np.empty(len(perm), dtype=np.dtypes.StrDType(24))
     labels[perm] = orbital_labels(basis, structure.numbers)
 

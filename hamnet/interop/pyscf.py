@@ -15,8 +15,13 @@ from hamnet.blocks import HamiltonianBlocks, to_dense
 from hamnet.errors import HamnetError
 from hamnet.integrals import KohnShamLevel, basis_of, to_blocks, to_mole
 from hamnet.structure import FloatArray, Structure
+from hamnet.units import BOHR_TO_ANGSTROM
+
+Mole = gto.mole.MoleBase
+"""PySCF's molecules and, of the same base, its crystals (``pyscf.pbc.gto.Cell``)."""
 
 __all__ = [
+    "Mole",
     "basis_of",
     "from_pyscf_matrix",
     "kohn_sham",
@@ -30,11 +35,13 @@ __all__ = [
 
 
 def structure_of(mole: gto.Mole) -> Structure:
-    """Return geometry (Angstrom), charge and spin of a built PySCF molecule.
+    """Return geometry (Angstrom), charge and spin of a built PySCF molecule or cell.
 
     Raises:
-        HamnetError: the molecule holds a ghost atom.
+        HamnetError: the molecule holds a ghost atom, or was not built.
     """
+    if not mole._built:
+        raise HamnetError("the PySCF molecule is not built: call its build() first")
     symbols = [mole.atom_pure_symbol(i) for i in range(mole.natm)]
     for atom, label in enumerate(symbols):
         if gto.is_ghost_atom(label):
@@ -44,7 +51,16 @@ def structure_of(mole: gto.Mole) -> Structure:
         positions=mole.atom_coords(unit="Angstrom"),
         charge=int(mole.charge),
         spin=int(mole.spin),
+        **_cell_of(mole),
     )
+
+
+def _cell_of(mole: gto.Mole) -> dict[str, Any]:
+    """Return lattice vectors and periodic directions of a cell; nothing for a molecule."""
+    if not hasattr(mole, "lattice_vectors"):
+        return {}
+    periodic = np.arange(3) < mole.dimension
+    return {"cell": mole.lattice_vectors() * BOHR_TO_ANGSTROM, "pbc": periodic}
 
 
 def from_pyscf_matrix(matrix: FloatArray, mole: gto.Mole) -> HamiltonianBlocks:

@@ -1,5 +1,6 @@
 """Model files: safetensors weights with the metadata as JSON in the header; never a pickle."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def load_model(path: str | Path) -> HamiltonianModel:
     except RuntimeError as error:
         raise HamnetError(f"{path}: weights and metadata do not fit ({error})") from error
     return model.eval()
+
+
+def fingerprint(model: HamiltonianModel) -> str:
+    """Return the hash of metadata and weights, 32 hex digits: two models with it are the same."""
+    digest = hashlib.sha256(model.metadata.model_dump_json().encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 def _metadata(header: dict[str, str], tensors: dict[str, torch.Tensor], path: Path) -> Metadata:

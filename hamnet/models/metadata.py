@@ -79,6 +79,19 @@ class Parent(Section):
     new: tuple[str, ...] = ()
 
 
+class TrainingRanges(Section):
+    """What the training frames looked like; empty where a model does not know.
+
+    Attributes:
+        distances: smallest and largest distance of each pair of elements such as ``H-O``, Angstrom,
+            of the pairs that have a matrix block.
+        neighbours: smallest and largest number of atoms within the message cutoff, by element.
+    """
+
+    distances: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    neighbours: dict[str, tuple[int, int]] = Field(default_factory=dict)
+
+
 class Metadata(Section):
     """Everything that is needed to use a model, or to make it again.
 
@@ -92,6 +105,7 @@ class Metadata(Section):
         spins: numbers of unpaired electrons in the training data.
         reference: H0 that is added to what the network gives: ``none``, ``sap``, ``minao``.
         n_neighbours: mean number of neighbours within the message cutoff.
+        ranges: distances and neighbourhoods in the training data.
         model: size and parts.
         data: dataset and split.
         settings: all settings of the training run.
@@ -111,6 +125,7 @@ class Metadata(Section):
     spins: tuple[int, ...] = (0,)
     reference: str = "none"
     n_neighbours: float = 1.0
+    ranges: TrainingRanges = TrainingRanges()
     model: ModelConfig = ModelConfig()
     data: TrainingData = TrainingData()
     settings: dict[str, Any] = Field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import overload
 
 import numpy as np
 import torch
@@ -14,8 +15,19 @@ from hamnet.data.samples import Sample, batch_samples, make_sample, record_sampl
 from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph
 from hamnet.integrals import overlap, reference_hamiltonian, valence_electrons
+from hamnet.interop.pyscf import Mole
+from hamnet.interop.structures import System, to_structure
 from hamnet.irreps import BlockType, block_irreps
+from hamnet.models.guards import (
+    check_elements,
+    orbital_warnings,
+    other_basis,
+    refuse,
+    runnable,
+    untrained,
+)
 from hamnet.models.metadata import QUANTITIES, Metadata
+from hamnet.models.ranges import range_warnings
 from hamnet.models.so2_network import SO2Network
 from hamnet.models.uncertainty import Inference, Propagation
 from hamnet.nn.assembler import BlockAssembler
@@ -27,7 +39,7 @@ from hamnet.prediction import Prediction, aufbau
 from hamnet.registry import look_up
 from hamnet.so3.rotation import EdgeFrame
 from hamnet.spectrum import solve
-from hamnet.structure import Structure, atomic_number, check_contacts, symbol
+from hamnet.structure import Structure, atomic_number, symbol
 
 MODELS: dict[str, type[SO2Network]] = {"so2": SO2Network}
 """Networks by the name in `ModelConfig`."""
@@ -121,52 +133,79 @@ class HamiltonianModel(nn.Module):
             HamnetError: says which element, pair of elements, charge, spin or periodicity, or which
                 contact between atoms.
         """
-        known, data = set(self.elements), self.metadata
-        names = ", ".join(symbol(z) for z in self.elements)
-        for atom, z in enumerate(structure.numbers):
-            if int(z) not in known:
-                raise HamnetError(
-                    f"atom {atom} is {symbol(int(z))}, but the model was trained for {names} only"
-                )
-        if structure.is_periodic:
-            raise HamnetError("the structure is periodic, but the model was trained on molecules")
-        for name, value, trained in (
-            ("charge", structure.charge, data.charges),
-            ("spin", structure.spin, data.spins),
-        ):
-            if value not in trained:
-                allowed = ", ".join(map(str, trained))
-                raise HamnetError(f"{name} is {value}, but the model was trained for {allowed}")
-        check_contacts(structure)
+        check_elements(structure, self.elements)
+        refuse(untrained(structure, self.metadata))
 
+    @overload
+    def predict(self, systems: list[System], *, force: bool = False) -> list[Prediction]: ...
+    @overload
+    def predict(self, systems: System, *, force: bool = False) -> Prediction: ...
     @torch.inference_mode()
-    def predict(self, structures: Sequence[Structure]) -> list[Prediction]:
-        """Return Hamiltonian, overlap and orbitals of each structure.
+    def predict(
+        self, systems: list[System] | System, *, force: bool = False
+    ) -> list[Prediction] | Prediction:
+        """Return Hamiltonian, overlap and orbitals of a molecule, or of each of a list.
 
         The overlap and the reference Hamiltonian are computed by PySCF, never learnt.
 
+        Args:
+            systems: hamnet structures, ASE atoms, built PySCF molecules in the basis of the model.
+            force: predict also what the model was not trained for, as far as its network can; what
+                was forced is in the prediction's warnings. Elements and pairs of elements without
+                weights are never predicted. A periodic structure is taken as a molecule in a box.
+                An open shell gets the one H of a closed shell for both spins.
+
         Raises:
             HamnetError: the model was not trained for a structure (`check`), or pairs of elements
-                meet that never met in training.
+                meet that never met in training; a molecule in another basis.
         """
-        samples, overlaps = [], []
-        for structure in structures:
-            self.check(structure)
+        if not isinstance(systems, list | tuple):
+            return self._predict([systems], force)[0]
+        return self._predict(systems, force)
+
+    def _predict(self, systems: Sequence[System], force: bool) -> list[Prediction]:
+        samples, overlaps, structures, remarks = [], [], [], []
+        for system in systems:
+            structure, remark = self._accept(system, force)
+            structures.append(structure)
+            remarks.append(remark)
             s = overlap(structure, self.basis)
             samples.append(make_sample(structure, s.layout, self.basis, self.cutoffs))
             self.check_pairs(samples[-1])
             overlaps.append(s)
         run = self.infer(batch_samples(samples))
         out = []
-        reference = self.metadata.reference
-        for structure, s, delta in zip(structures, overlaps, _split(run), strict=True):
+        reference, level = self.metadata.reference, self.metadata.level
+        for structure, s, delta, sample, remark in zip(
+            structures, overlaps, _split(run), samples, remarks, strict=True
+        ):
             h = delta
             if reference != "none":
-                level = self.metadata.level
                 h = delta + reference_hamiltonian(structure, level, reference, self.basis).entries
             n_electrons = valence_electrons(structure, self.basis)
-            out.append(orbitals(structure, self.basis, h, s, n_electrons))
+            found = orbitals(structure, self.basis, h, s, n_electrons)
+            out.append(self._finish(found, sample, remark))
         return self._with_uncertainty(run, out)
+
+    def _accept(self, system: System, force: bool) -> tuple[Structure, tuple[str, ...]]:
+        """Return what is to be predicted, and in which respects it was forced."""
+        structure = to_structure(system)
+        check_elements(structure, self.elements)
+        faults = untrained(structure, self.metadata)
+        if isinstance(system, Mole):
+            faults += other_basis(system, self.basis)
+        if not force:
+            refuse(faults)
+            return structure, ()
+        return runnable(structure), tuple(f"forced: {fault}" for fault in faults)
+
+    def _finish(
+        self, prediction: Prediction, sample: Sample, remarks: tuple[str, ...] = ()
+    ) -> Prediction:
+        """Add the level of theory and the warnings to a prediction."""
+        outside = range_warnings(sample.graph, self.metadata.ranges, self.cutoffs)
+        warnings = (*remarks, *outside, *orbital_warnings(prediction))
+        return replace(prediction, level=self.metadata.level, warnings=warnings)
 
     @torch.inference_mode()
     def predict_labelled(self, records: Sequence[Record]) -> list[Prediction]:
@@ -183,11 +222,12 @@ class HamiltonianModel(nn.Module):
             self.check_pairs(samples[-1])
         run = self.infer(batch_samples(samples))
         out = []
-        for record, delta in zip(records, _split(run), strict=True):
+        for record, delta, sample in zip(records, _split(run), samples, strict=True):
             h = delta if reference == "none" else delta + record.references[reference]
             n_electrons = round(float(record.occupations.sum()))
             s = record.blocks("overlap")
-            out.append(orbitals(record.structure, self.basis, h, s, n_electrons))
+            found = orbitals(record.structure, self.basis, h, s, n_electrons)
+            out.append(self._finish(found, sample))
         return self._with_uncertainty(run, out)
 
     @property
@@ -232,22 +272,23 @@ def orbitals(
     s: HamiltonianBlocks,
     n_electrons: int,
 ) -> Prediction:
-    """Return the orbitals of a closed shell's Hamiltonian entries ``(n_entries,)``."""
-    h = HamiltonianBlocks(s.layout, hamiltonian[None])
-    found = solve(torch.from_numpy(to_dense(h)), torch.from_numpy(to_dense(s))[None])
-    energies = found.energies.numpy()
-    warnings = []
-    if dropped := int(found.n_dropped.max()):
-        warnings.append(
-            f"{dropped} linearly dependent direction(s) of the basis were projected out"
-        )
+    """Return the orbitals of a closed shell's Hamiltonian entries ``(n_entries,)``.
+
+    A structure with spin gets two channels with the same orbitals.
+    """
+    found = solve(
+        torch.from_numpy(to_dense(HamiltonianBlocks(s.layout, hamiltonian[None]))),
+        torch.from_numpy(to_dense(s))[None],
+    )
+    channels = (2 if structure.spin else 1, 1)
+    h = HamiltonianBlocks(s.layout, np.tile(hamiltonian, channels))
+    energies = np.tile(found.energies.numpy()[0], channels)
     return Prediction(
         structure=structure,
         basis=basis,
         hamiltonian=h,
         overlap=s,
         orbital_energies=energies,
-        coefficients=found.coefficients.numpy(),
-        occupations=aufbau(energies, n_electrons),
-        warnings=tuple(warnings),
+        coefficients=np.tile(found.coefficients.numpy(), (*channels, 1)),
+        occupations=aufbau(energies, n_electrons, structure.spin),
     )

@@ -27,6 +27,7 @@ from hamnet.models.card import CARD_FILE, model_card
 from hamnet.models.files import MODEL_FILE
 from hamnet.models.metadata import Metadata, TrainingData, library_versions
 from hamnet.models.model import type_name
+from hamnet.models.ranges import RangeMeter
 from hamnet.models.so2_network import SO2Network
 from hamnet.nn.covariance import ReadoutCovariance
 from hamnet.nn.readout import block_rows
@@ -241,11 +242,13 @@ def _metadata(
     """Describe the training data: what the model may be used for later."""
     types: set[BlockType] = set()
     charges, spins, n_messages, n_atoms = set(), set(), 0, 0
+    ranges = RangeMeter()
     for k in range(len(samples)):
         structure, sample = samples.records[k].structure, samples[k]
         charges.add(structure.charge)
         spins.add(structure.spin)
         types |= set(sample.index)
+        ranges.add(sample.graph)
         n_messages += 2 * len(sample.graph.edges)
         n_atoms += len(structure)
     ordered = sorted(types, key=lambda t: (not t.on_site, t.z_i, t.z_j))
@@ -258,6 +261,7 @@ def _metadata(
         spins=tuple(sorted(spins)),
         reference=config.target.reference,
         n_neighbours=n_messages / n_atoms,
+        ranges=ranges.result(),
         model=config.model,
         data=TrainingData(
             name=str(store.card.get("name", store.path.stem)),

@@ -1,6 +1,7 @@
 """Predict any number of frames; a bad one is an answer too, and takes no other along."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar
 
@@ -19,7 +20,7 @@ class Predictor(Protocol):
     def check(self, structure: Structure) -> None:
         """Raise `HamnetError` for a structure that it cannot answer for."""
 
-    def predict(self, structures: list[Structure]) -> list[Prediction]:
+    def predict(self, systems: list[Structure], *, force: bool = False) -> list[Prediction]:
         """Return one prediction per structure, in the same order."""
 
     def predict_labelled(self, records: list[Record]) -> list[Prediction]:
@@ -27,7 +28,11 @@ class Predictor(Protocol):
 
 
 def predict_structures(
-    model: Predictor, frames: Iterable[tuple[K, Structure | HamnetError]], batch_size: int = 32
+    model: Predictor,
+    frames: Iterable[tuple[K, Structure | HamnetError]],
+    batch_size: int = 32,
+    *,
+    force: bool = False,
 ) -> Iterator[tuple[K, Prediction | HamnetError]]:
     """Yield, in order, the prediction of each frame or the reason why there is none.
 
@@ -35,8 +40,10 @@ def predict_structures(
         model: what predicts.
         frames: a key of the caller's and a structure, or the reason why there is none.
         batch_size: structures that the model gets at once.
+        force: see `hamnet.models.HamiltonianModel.predict`.
     """
-    return _stream(model.predict, frames, batch_size)
+    predict = partial(model.predict, force=True) if force else model.predict
+    return _stream(predict, frames, batch_size)
 
 
 def predict_records(
@@ -77,10 +84,15 @@ def _stream(
 def _each(
     predict: Callable[[list[X]], list[Prediction]], batch: list[X]
 ) -> list[Prediction | HamnetError]:
-    """Predict a batch; if it fails, one by one."""
+    """Predict a batch; if it fails, its halves: a few bad frames cost little."""
     try:
         return list(predict(batch)) if batch else []
     except HamnetError as error:
         if len(batch) == 1:
             return [error]
-    return [outcome for x in batch for outcome in _each(predict, [x])]
+    except (RuntimeError, MemoryError) as error:  # a molecule too large, no convergence of LAPACK
+        if len(batch) == 1:
+            text = str(error).partition("\n")[0] or "out of memory"
+            return [HamnetError(f"the prediction failed: {text}")]
+    half = len(batch) // 2
+    return _each(predict, batch[:half]) + _each(predict, batch[half:])

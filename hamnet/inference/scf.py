@@ -13,9 +13,9 @@ import numpy as np
 
 from hamnet.errors import HamnetError
 from hamnet.files import replacing
+from hamnet.inference.warm_start import Guess, warm_start
 from hamnet.interop.ase import Frame
 from hamnet.interop.pyscf import kohn_sham, mix_in, write_molden
-from hamnet.interop.warm_start import Guess, warm_start
 from hamnet.models import HamiltonianModel
 from hamnet.prediction import frontier
 from hamnet.structure import Structure
