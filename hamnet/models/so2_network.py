@@ -175,14 +175,15 @@ class SO2Network(nn.Module):
         self.pair_layers = nn.ModuleList(
             PairLayer(config, l_max, n_invariants, first=k == 0) for k in range(config.pair_layers)
         )
-        sizes = (config.tracegrad_rank, config.tracegrad_hidden, config.tracegrad_hidden)
+        width = config.tracegrad_hidden
+        sizes = (config.tracegrad_rank, width, width, config.tracegrad_features)
         on_nodes = config.tracegrad in ("nodes", "both")
         on_pairs = config.tracegrad in ("pairs", "both")
         self.node_tracegrad = TraceGrad(node_groups(l_max, c), *sizes) if on_nodes else None
         self.pair_tracegrad = TraceGrad(pair_groups(l_max, c), *sizes) if on_pairs else None
         self.trace_decoder = nn.ModuleDict(
             {
-                t.type.key: nn.Linear(config.tracegrad_hidden, t.n_irreps)
+                t.type.key: nn.Linear(width, t.n_irreps)
                 for t in tables
                 if (on_nodes if t.type.on_site else on_pairs)
             }
