@@ -29,16 +29,22 @@ class SO2Linear(nn.Module):
         inputs: number of natural and of pseudo channels that come in.
         outputs: the same for those that go out.
         n_scalars: additional invariant outputs.
+        bias: invariant outputs may have a constant.
     """
 
     def __init__(
-        self, l_max: int, inputs: tuple[int, int], outputs: tuple[int, int], n_scalars: int = 0
+        self,
+        l_max: int,
+        inputs: tuple[int, int],
+        outputs: tuple[int, int],
+        n_scalars: int = 0,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.layout = layout = SO2Layout(l_max)
         self.inputs, self.outputs, self.n_scalars = inputs, outputs, n_scalars
         n = l_max + 1
-        self.natural = nn.Linear(n * inputs[0], n * outputs[0] + n_scalars)
+        self.natural = nn.Linear(n * inputs[0], n * outputs[0] + n_scalars, bias=bias)
         self.pseudo = _matrix(n * inputs[1], n * outputs[1])
         self.weights = nn.ParameterList(
             _matrix(n * sum(inputs), n * sum(outputs)) for n in layout.degrees[1:]
@@ -207,7 +213,8 @@ class SO2Convolution(nn.Module):
         super().__init__()
         self.gate = EdgeGate(l_max, outputs)
         self.plus = SO2Linear(l_max, inputs, outputs, n_scalars=self.gate.n_gates)
-        self.minus = SO2Linear(l_max, inputs, outputs)
+        # a constant does not change sign with the order of the atoms
+        self.minus = SO2Linear(l_max, inputs, outputs, bias=False)
 
     def forward(self, plus: Tensor, minus: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve ``plus`` and ``minus`` ``(P, K, C_in)`` of pairs; see `EdgeRows`."""
