@@ -16,6 +16,7 @@ from hamnet.nn.node import FeedForward, RMSNorm, degree_of_row
 from hamnet.nn.radial import PairEmbedding, envelope
 from hamnet.nn.readout import BlockFeatures, LinearReadout, block_rows, block_types
 from hamnet.nn.so2 import BothEnds, SO2Convolution
+from hamnet.nn.standardise import Standardiser
 from hamnet.nn.tracegrad import (
     TraceGrad,
     join_node,
@@ -240,6 +241,19 @@ class SO2Network(nn.Module):
     def envelope(self, frames: PairFrames) -> Tensor:
         """Return the factor of each pair's block, 1 at contact and 0 at the cutoff, ``(P,)``."""
         return envelope(frames.distance, self.config.pair_cutoff)
+
+    def trace_targets(
+        self, units: Standardiser, block_type: BlockType, h: Tensor, distance: Tensor | None
+    ) -> Tensor:
+        """Return the label invariants that `traces` is to predict, ``(n, n_irreps)``.
+
+        Args:
+            units: statistics of the labels.
+            block_type: of the rows.
+            h: labels, Hartree, ``(n, n_numbers)``.
+            distance: of pairs, Angstrom, ``(n,)``.
+        """
+        return units.traces(block_type, h, distance)
 
     def _atoms(self, graph: NeighbourGraph, frames: PairFrames) -> list[Tensor]:
         """Return the node features ``(A, K, C)`` before and after each message layer."""
