@@ -65,6 +65,7 @@ def _options() -> argparse.Namespace:
         "--ablation", nargs="*", metavar="VARIANT", help=f"All, or some of: {', '.join(VARIANTS)}"
     )
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    made.conflict_handler = "resolve"  # tables of its own
     made.add_argument("--table", type=Path, nargs="+", help="Print tables of these results.")
     made.add_argument("--plot", type=Path, help="With --table: learning curves as SVG.")
     options = made.parse_args()
