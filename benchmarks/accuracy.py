@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py --task ethanol --reference minao --minutes 10 --json ethanol.json
     python benchmarks/accuracy.py --task ethanol --reference minao --curve 30 60 125 250 500
     python benchmarks/accuracy.py --task ethanol --ablation --steps 2000 --seed 1 2
-    python benchmarks/accuracy.py --table benchmarks/results/accuracy_*.json
+    python benchmarks/accuracy.py --tables benchmarks/results/accuracy_*.json
 
 A task labels the frames of a shipped recipe first, once, into ``benchmarks/data`` (or reads
 ``--data``). Rows: baselines (mean irreps; H0 unchanged; for water a polynomial), the instant model
@@ -32,10 +32,10 @@ HIDDEN = ("history", "validation", "held_out")
 
 def main() -> None:
     options = _options()
-    if options.table:
-        print(markdown(options.table))
+    if options.tables:
+        print(markdown(options.tables))
         if options.plot:
-            plot_curves(options.table, options.plot)
+            plot_curves(options.tables, options.plot)
         return
     register()
     rows: list[Row] = []
@@ -50,8 +50,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    made = parser(__doc__)
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    made = parser(__doc__, table=lambda rows: markdown([rows]))
     made.add_argument("--task", default="water", help=", ".join(TASKS))
     made.add_argument("--data", type=Path, help="Labels of the task, if they are elsewhere.")
     made.add_argument("--held-out", type=Path, help="Labels of the other temperature.")
@@ -65,9 +64,8 @@ def _options() -> argparse.Namespace:
         "--ablation", nargs="*", metavar="VARIANT", help=f"All, or some of: {', '.join(VARIANTS)}"
     )
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    made.conflict_handler = "resolve"  # tables of its own
-    made.add_argument("--table", type=Path, nargs="+", help="Print tables of these results.")
-    made.add_argument("--plot", type=Path, help="With --table: learning curves as SVG.")
+    made.add_argument("--tables", type=Path, nargs="+", help="Print tables of several results.")
+    made.add_argument("--plot", type=Path, help="With --tables: learning curves as SVG.")
     options = made.parse_args()
     if options.minutes is None and options.steps is None:
         options.minutes = 10.0
