@@ -1,102 +1,123 @@
 """Errors on frames that were never seen, after a given wall time of training.
 
-    python benchmarks/accuracy.py --task water --reference none
-    python benchmarks/accuracy.py --task water-gauss --data water-gauss.h5
+    python benchmarks/accuracy.py --task ethanol --reference minao --minutes 10 --json ethanol.json
+    python benchmarks/accuracy.py --task ethanol --reference minao --curve 30 60 125 250 500
+    python benchmarks/accuracy.py --task ethanol --ablation --steps 2000 --seed 1 2
+    python benchmarks/accuracy.py --tables benchmarks/results/accuracy_*.json
 
-A task without ``--data`` labels the frames of a shipped recipe first, once. Two rows: the model
-without gradient steps (random features and the solved readout), and the one that `hamnet train`
-keeps after the given wall time.
+A task labels the frames of a shipped recipe first, once, into ``benchmarks/data`` (or reads
+``--data``). Rows: baselines (mean irreps; H0 unchanged; for water a polynomial), the instant model
+(random features and the solved readout), the trained network, and the trained network with its
+readout solved. Equal wall time (``--minutes``) and equal steps (``--steps``) may both be asked for.
 """
 
 import argparse
 import json
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from common import finish, parser
+from common import parser, write
+from study import Row, Study, progress
+from tables import markdown, plot_curves
+from tasks import TASKS, divide, labels
+from variants import VARIANTS, register
 
-from hamnet.data.store import Store
-from hamnet.metrics import frame_metrics, summarise
-from hamnet.models import load_model
 from hamnet.registry import look_up
-from hamnet.training.config import load_config
-from hamnet.training.run import choose_split, train
-from hamnet_datasets.jobs import Options, label_recipe
-from hamnet_datasets.recipes import load_recipe
 
-RECIPES = {
-    "water": ("water-pbe-svp", 300),
-    "water-gauss": ("water-gauss-pbe-svp", None),
-    "ethanol-gauss": ("ethanol-gauss-b3lyp-svp", None),
-}
-"""Tasks: the shipped recipe that makes the labels, and how many frames of it."""
+HIDDEN = ("history", "validation", "held_out")
+"""What the progress of a row leaves out."""
 
 
 def main() -> None:
     options = _options()
-    budgets = [("instant", ["training.max_steps=0"])]
-    if options.minutes > 0:
-        budgets.append(("trained", [f"training.max_minutes={options.minutes}"]))
-    rows = [_row(options, name, settings) for name, settings in budgets]
-    finish(
-        rows, options, ("model",), task=options.task, reference=options.reference, seed=options.seed
-    )
+    if options.tables:
+        print(markdown(options.tables))
+        if options.plot:
+            plot_curves(options.tables, options.plot)
+        return
+    register()
+    rows: list[Row] = []
+    if options.append and options.json is not None and options.json.exists():
+        rows += json.loads(options.json.read_text(encoding="utf-8"))["rows"]
+    for row in _rows(options):
+        rows.append(row)
+        progress(str({name: row[name] for name in row if name not in HIDDEN}))
+        if options.json is not None:  # after each run: a long study may be interrupted
+            write(rows, options.json, command=sys.argv[1:])
+    print(markdown([rows]))
 
 
 def _options() -> argparse.Namespace:
-    made = parser(__doc__)
-    made.add_argument("--task", default="water", help=f"{', '.join(RECIPES)}, or a name for --data")
-    made.add_argument("--data", type=Path, help="Labels; the file's split is used if it has one.")
+    made = parser(__doc__, table=lambda rows: markdown([rows]))
+    made.add_argument("--task", default="water", help=", ".join(TASKS))
+    made.add_argument("--data", type=Path, help="Labels of the task, if they are elsewhere.")
+    made.add_argument("--held-out", type=Path, help="Labels of the other temperature.")
     made.add_argument("--reference", choices=("none", "sap", "minao"), default="none")
-    made.add_argument("--minutes", type=float, default=10.0, help="Wall time; 0: instant only.")
-    made.add_argument("--seed", type=int, default=1)
+    made.add_argument("--minutes", type=float, help="Wall time of a run; 10 if nothing is said.")
+    made.add_argument("--steps", type=int, help="Gradient steps of a run.")
+    made.add_argument("--seed", type=int, nargs="+", default=[1])
+    made.add_argument("--frames", type=int, help="Of the training frames, the first so many.")
+    made.add_argument("--curve", type=int, nargs="+", help="Learning curve: numbers of frames.")
+    made.add_argument(
+        "--ablation", nargs="*", metavar="VARIANT", help=f"All, or some of: {', '.join(VARIANTS)}"
+    )
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    made.add_argument("--tables", type=Path, nargs="+", help="Print tables of several results.")
+    made.add_argument("--plot", type=Path, help="With --tables: learning curves as SVG.")
     options = made.parse_args()
-    if options.quick:
+    if options.minutes is None and options.steps is None:
+        options.minutes = 10.0
+    if options.quick and options.minutes:
         options.minutes = min(options.minutes, 0.5)
-    if options.data is None:
-        recipe, n_frames = look_up("task", options.task, RECIPES)
-        options.data = labels(recipe, 60 if options.quick and n_frames else n_frames)
     return options
 
 
-def labels(recipe: str, n_frames: int | None) -> Path:
-    """Return the labels of a recipe, made if absent."""
-    path = Path(__file__).parent / "data" / f"{recipe}-{n_frames or 'all'}.h5"
-    path.parent.mkdir(exist_ok=True)
-    label_recipe(load_recipe(recipe), path, options=Options(limit=n_frames))
-    return path
+def _rows(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield the row of every run and stage."""
+    task = look_up("task", options.task, TASKS)
+    limit = 60 if options.quick and options.data is None and "gauss" not in options.task else None
+    data = options.data or labels(task.data, limit)
+    other = options.held_out
+    if task.held_out and other is None and options.data is None:
+        other = labels(task.held_out, limit)
+    with tempfile.TemporaryDirectory() as name:
+        if other is not None:
+            (Path(name) / "other").mkdir()
+            other = divide(task, other, Path(name) / "other", None)
+        for n_frames in options.curve or [options.frames]:
+            folder = Path(name) / str(n_frames)
+            folder.mkdir()
+            study = Study(
+                divide(task, data, folder, n_frames), folder, options.reference, options.set, other
+            )
+            shared = {"task": options.task, "reference": options.reference}
+            for row in _runs(options, study):
+                yield {**shared, "train_frames": study.n_train, **row}
 
 
-def _row(options: argparse.Namespace, name: str, settings: list[str]) -> dict[str, Any]:
-    overrides = [
-        f"target.reference={options.reference}",
-        f"training.seed={options.seed}",
-        *settings,
-        *options.set,
-    ]
-    with tempfile.TemporaryDirectory() as folder, Store.open(options.data) as store:
-        config = load_config(overrides=overrides)
-        run = train(options.data, Path(folder) / "run", config)
-        kept = json.loads((run.model_file.parent / "metrics.json").read_text())["kept"]
-        model = load_model(run.model_file)
-        records = [store[int(k)] for k in choose_split(store, config)["test"]]
-        predictions = model.predict_labelled(records)
-        frames = [frame_metrics(p, r) for p, r in zip(predictions, records, strict=True)]
-        return {
-            "task": options.task,
-            "reference": options.reference,
-            "model": name,
-            "kept": kept,
-            "parameters": sum(p.numel() for p in model.network.parameters()),
-            "seed": options.seed,
-            "train_frames": model.metadata.data.n_train,
-            "test_frames": len(records),
-            "steps": run.n_steps,
-            "seconds": round(run.seconds, 1),
-            **{key: round(value, 5) for key, value in summarise(frames).items()},
-        }
+def _runs(options: argparse.Namespace, study: Study) -> Iterator[Row]:
+    yield from study.baselines()
+    variants = ["default"] if options.ablation is None else (options.ablation or list(VARIANTS)[1:])
+    for seed in options.seed:
+        for variant in variants:
+            settings = [f"training.seed={seed}", *look_up("variant", variant, VARIANTS)]
+            yield {"variant": variant, **study.instant(settings)}
+            for budget, limits in _budgets(options):
+                for row in study.trained([*settings, *limits]):
+                    yield {"variant": variant, "budget": budget, **row}
+
+
+def _budgets(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
+    """Yield name and settings of equal wall time and of equal steps."""
+    if options.minutes:
+        yield f"{options.minutes:g} min", [f"training.max_minutes={options.minutes}"]
+    if options.steps:
+        yield (
+            f"{options.steps} steps",
+            [f"training.max_steps={options.steps}", "training.max_minutes=1e6"],
+        )
 
 
 if __name__ == "__main__":

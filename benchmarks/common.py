@@ -159,6 +159,13 @@ def finish(
     options.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
+def write(rows: Rows, path: Path, **settings: Any) -> None:
+    """Write the rows that a long study has so far."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = {"environment": environment(), "settings": settings, "rows": list(rows)}
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
 def markdown(rows: Rows) -> str:
     """Return rows as a markdown table."""
     columns = list(dict.fromkeys(name for row in rows for name in row))

@@ -14,9 +14,14 @@ from hamnet.blocks import HamiltonianBlocks, PairLayout, to_dense
 from hamnet.data.record import Record
 from hamnet.errors import HamnetError
 from hamnet.prediction import Prediction, frontier
-from hamnet.spectrum import solve
+from hamnet.spectrum import Spectrum, solve
 from hamnet.structure import FloatArray
-from hamnet.units import HARTREE_TO_MEV, HARTREE_TO_UHA
+from hamnet.units import (
+    HARTREE_TO_EV,
+    HARTREE_TO_MEV,
+    HARTREE_TO_UHA,
+    OVERLAP_EIGENVALUE_CUT,
+)
 
 METRICS: Mapping[str, str] = {
     "h_mae_uha": "mean |dH| over all matrix elements, µHa",
@@ -26,8 +31,15 @@ METRICS: Mapping[str, str] = {
     "lumo_mae_mev": "error of the LUMO energy, meV",
     "gap_mae_mev": "error of the HOMO-LUMO gap, meV",
     "psi_cosine": "mean |cosine| of the occupied orbitals' coefficients, 1 is perfect",
+    "h_loewdin_mae_uha": "mean |S^-1/2 dH S^-1/2| over all matrix elements, µHa",
+    "spurious_low": "orbitals below the true LUMO that belong far above it, per molecule",
 }
 """What `frame_metrics` returns, with its meaning."""
+
+SPURIOUS_DEPTH_MEV = 50.0
+"""A spurious orbital lies more than this below the true LUMO ..."""
+SPURIOUS_REACH_EV = 1.0
+"""... and more than half of it is made of true orbitals more than this above the true LUMO."""
 
 
 def frame_metrics(prediction: Prediction, record: Record) -> dict[str, float]:
@@ -44,6 +56,8 @@ def frame_metrics(prediction: Prediction, record: Record) -> dict[str, float]:
     eps = np.abs(prediction.orbital_energies[:, :n_mo] - energies[:, :n_mo])  # (n_spin, n_mo)
     occupied = occupations[:, :n_mo] > 0
     homo, lumo = frontier(energies, occupations)
+    overlap = to_dense(record.blocks("overlap"))
+    true = _orbitals(record, overlap)
     return {
         "h_mae_uha": HARTREE_TO_UHA * h_mae(prediction.hamiltonian, record.blocks("hamiltonian")),
         "eps_occ_mae_mev": HARTREE_TO_MEV * _mean(eps[occupied]),
@@ -51,7 +65,9 @@ def frame_metrics(prediction: Prediction, record: Record) -> dict[str, float]:
         "homo_mae_mev": HARTREE_TO_MEV * abs(prediction.homo - homo),
         "lumo_mae_mev": HARTREE_TO_MEV * abs(prediction.lumo - lumo),
         "gap_mae_mev": HARTREE_TO_MEV * abs(prediction.gap - (lumo - homo)),
-        "psi_cosine": psi_cosine(prediction, record),
+        "psi_cosine": psi_cosine(prediction, record, true),
+        "h_loewdin_mae_uha": HARTREE_TO_UHA * h_loewdin_mae(prediction, record, overlap),
+        "spurious_low": spurious_low(prediction, lumo, true, overlap),
     }
 
 
@@ -69,18 +85,60 @@ def entry_weights(layout: PairLayout) -> FloatArray:
     return np.repeat(np.where(on_site, 1.0, 2.0), layout.shapes.prod(axis=1))
 
 
-def psi_cosine(prediction: Prediction, record: Record) -> float:
+def psi_cosine(prediction: Prediction, record: Record, true: Spectrum) -> float:
     """Return the mean of ``|c . c_ref| / (|c| |c_ref|)`` over the occupied orbitals."""
-    overlap = to_dense(record.blocks("overlap"))
     cosines: list[FloatArray] = []
-    for channel, matrix in enumerate(to_dense(record.blocks("hamiltonian"))):
-        orbitals = solve(torch.from_numpy(matrix), torch.from_numpy(overlap)).coefficients
-        reference = orbitals.numpy()
+    for channel, reference in enumerate(true.coefficients.numpy()):
         n = int((record.occupations[channel] > 0).sum())
         one, two = reference[:, :n], prediction.coefficients[channel][:, :n]
         norms = np.linalg.norm(one, axis=0) * np.linalg.norm(two, axis=0)
         cosines.append(np.abs((one * two).sum(axis=0)) / norms)
     return _mean(np.concatenate(cosines))
+
+
+def h_loewdin_mae(prediction: Prediction, record: Record, overlap: FloatArray) -> float:
+    """Return mean ``|S^-1/2 dH S^-1/2|``, Hartree: the error as the eigenproblem sees it.
+
+    Where S is nearly singular, an error of H that does not follow S is multiplied there; orbital
+    energies break while the error of H looks small. Directions that `solve` projects out are left
+    out here too.
+    """
+    error = to_dense(prediction.hamiltonian) - to_dense(record.blocks("hamiltonian"))
+    values, vectors = np.linalg.eigh(overlap)
+    kept = values >= OVERLAP_EIGENVALUE_CUT
+    root = (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T
+    return float(np.abs(root @ error @ root).mean())
+
+
+def spurious_low(prediction: Prediction, lumo: float, true: Spectrum, overlap: FloatArray) -> float:
+    """Count predicted orbitals that stand below the true LUMO and do not belong there.
+
+    An orbital counts if it lies more than `SPURIOUS_DEPTH_MEV` below the true LUMO while more than
+    half of its norm (in S) is made of true orbitals that lie more than `SPURIOUS_REACH_EV` above
+    it. A LUMO that is merely too low is an error of its energy and no spurious orbital.
+
+    Args:
+        prediction: the predicted orbitals.
+        lumo: true LUMO, Hartree.
+        true: the true orbitals.
+        overlap: S, ``[n, n]``.
+    """
+    if not np.isfinite(lumo):
+        return float("nan")
+    count = 0
+    for channel, energies in enumerate(true.energies.numpy()):
+        low = prediction.orbital_energies[channel] < lumo - SPURIOUS_DEPTH_MEV / HARTREE_TO_MEV
+        high = energies > lumo + SPURIOUS_REACH_EV / HARTREE_TO_EV
+        misplaced = true.coefficients[channel].numpy()[:, high].T @ overlap
+        share = np.square(misplaced @ prediction.coefficients[channel][:, low]).sum(axis=0)
+        count += int((share > 0.5).sum())
+    return float(count)
+
+
+def _orbitals(record: Record, overlap: FloatArray) -> Spectrum:
+    """Return the orbitals of a label, ``[n_spin, ...]``."""
+    hamiltonian = torch.from_numpy(to_dense(record.blocks("hamiltonian")))
+    return solve(hamiltonian, torch.from_numpy(overlap).expand_as(hamiltonian))
 
 
 def summarise(frames: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -3,11 +3,14 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.linalg
+import torch
 
-from hamnet.blocks import to_dense
+from hamnet.blocks import HamiltonianBlocks, from_dense, to_dense
 from hamnet.errors import HamnetError
 from hamnet.evaluation import evaluate
 from hamnet.evaluation.tables import write_tables
@@ -15,6 +18,7 @@ from hamnet.integrals import basis_for
 from hamnet.metrics import METRICS, frame_metrics
 from hamnet.models.stream import predict_records, predict_structures
 from hamnet.prediction import aufbau
+from hamnet.spectrum import solve
 from hamnet.units import HARTREE_TO_EV, HARTREE_TO_MEV, HARTREE_TO_UHA
 
 
@@ -50,6 +54,51 @@ def test_shifting_the_energy_zero_shifts_every_orbital(water_records, water_basi
         assert found[name] == pytest.approx(shift * HARTREE_TO_MEV, abs=1e-4)
     assert found["gap_mae_mev"] == pytest.approx(0.0, abs=1e-4)
     assert found["psi_cosine"] == pytest.approx(1.0, abs=1e-8)
+
+
+def pulled_down(record, orbitals, energies):
+    """The label's H with some orbitals moved to other energies (Hartree): H + S C de C^T S."""
+    hamiltonian, overlap = (
+        torch.from_numpy(to_dense(record.blocks(n))) for n in ("hamiltonian", "overlap")
+    )
+    found = solve(hamiltonian[0], overlap)
+    vectors = (overlap @ found.coefficients)[:, orbitals]
+    change = torch.as_tensor(energies).double() - found.energies[orbitals]
+    moved = hamiltonian[0] + (vectors * change) @ vectors.T
+    return from_dense(moved.numpy()[None], record.layout).entries
+
+
+def test_orbitals_pulled_below_the_lumo_are_spurious(water_records, water_basis, predict_from):
+    """Exactly those from more than 1 eV above the LUMO to more than 50 meV below it."""
+    record = water_records[0]
+    energies, n = record.orbital_energies[0], 5
+    lumo = energies[n]
+    assert energies[10] - lumo > 1 / HARTREE_TO_EV
+
+    def count(orbitals, depths_mev):
+        moved = pulled_down(record, orbitals, [lumo - d / HARTREE_TO_MEV for d in depths_mev])
+        return frame_metrics(predict_from(record, water_basis, moved), record)["spurious_low"]
+
+    assert count([10], [60]) == 1
+    assert count([10], [40]) == 0
+    assert count([10, 15, 20], [60, 500, 1e5]) == 3
+    assert count([n], [3000]) == 0  # the LUMO itself, too low: wrong, but not spurious
+    assert count([0, n - 1], [-2000, 1e6]) == 0  # occupied ones belong there
+
+
+def test_loewdin_error_is_the_error_in_an_orthonormal_basis(noisy_pairs, rng):
+    """``dH = a S`` is a in every diagonal element; a change of S^1/2 X S^1/2 is the mean of X."""
+    for prediction, record in noisy_pairs:
+        overlap = to_dense(record.blocks("overlap"))
+        n = len(overlap)
+        x = rng.standard_normal((n, n))
+        x = 1e-5 * (x + x.T)
+        root = scipy.linalg.sqrtm(overlap).real
+        for error, expected in ((1e-5 * overlap, 1e-5 / n), (root @ x @ root, np.abs(x).mean())):
+            entries = record.hamiltonian + from_dense(error[None], record.layout).entries
+            wrong = replace(prediction, hamiltonian=HamiltonianBlocks(record.layout, entries))
+            found = frame_metrics(wrong, record)["h_loewdin_mae_uha"]
+            assert found == pytest.approx(HARTREE_TO_UHA * expected, rel=1e-8)
 
 
 def test_h_mae_is_the_mean_over_the_dense_matrix(noisy_pairs):

@@ -23,6 +23,7 @@ from hamnet.testing import (
 SETTINGS = {name: {"name": name} for name in MODELS}
 SETTINGS |= {
     "no tracegrad": {"tracegrad": "none"},
+    "no induced features": {"tracegrad_features": False},
     "no pseudo channels": {"pseudo_channels": 0},
     "no messages": {"layers": 0, "pair_layers": 1},
     "larger l_max": {"l_max": 5},

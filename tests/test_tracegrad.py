@@ -109,6 +109,19 @@ def test_gain_zero_changes_nothing_and_inference_needs_no_autograd(kind):
     assert torch.allclose(rms, torch.ones_like(rms), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_supervision_alone_leaves_the_features_as_they_are(kind):
+    make, _ = KINDS[kind]
+    _, features = encoder_and_features(kind)
+    sizes = {"rank": 4, "hidden": 7, "n_invariants": 5}
+    both = TraceGrad(make(L_MAX, CHANNELS), **sizes).double()
+    alone = TraceGrad(make(L_MAX, CHANNELS), **sizes, induce=False).double()
+    alone.encoder.load_state_dict(both.encoder.state_dict())
+    z, out = alone(features)
+    assert torch.equal(z, both(features)[0])
+    assert all(torch.equal(a, b) for a, b in zip(features, out, strict=True))
+
+
 @pytest.mark.parametrize("channels", [(3, 2), (3, 0)])
 def test_split_and_join_are_inverse(channels):
     x = torch.randn(5, (L_MAX + 1) ** 2, sum(channels))

@@ -10,7 +10,7 @@ from hamnet.validation import Section
 class ModelConfig(Section):
     """Size and parts of the network."""
 
-    name: Literal["so2"] = "so2"
+    name: str = "so2"
     """Name in the registry `hamnet.models.MODELS`."""
     l_max: int | None = Field(default=None, ge=0, le=8)
     """Largest degree of the features; None: twice the basis's largest angular momentum."""
@@ -32,6 +32,8 @@ class ModelConfig(Section):
     """Width of the radial networks."""
     tracegrad: Literal["none", "nodes", "pairs", "both"] = "both"
     """Where induced features are added and label invariants supervised."""
+    tracegrad_features: bool = True
+    """Add the induced features; false: label invariants are only supervised."""
     tracegrad_rank: int = Field(default=16, ge=1)
     """Invariants made of each group of components."""
     tracegrad_hidden: int = Field(default=64, ge=1)

@@ -16,6 +16,7 @@ from hamnet.nn.node import FeedForward, RMSNorm, degree_of_row
 from hamnet.nn.radial import PairEmbedding, envelope
 from hamnet.nn.readout import BlockFeatures, LinearReadout, block_rows, block_types
 from hamnet.nn.so2 import BothEnds, SO2Convolution
+from hamnet.nn.standardise import Standardiser
 from hamnet.nn.tracegrad import (
     TraceGrad,
     join_node,
@@ -177,14 +178,15 @@ class SO2Network(nn.Module):
         self.pair_layers = nn.ModuleList(
             PairLayer(config, l_max, n_invariants, first=k == 0) for k in range(config.pair_layers)
         )
-        sizes = (config.tracegrad_rank, config.tracegrad_hidden, config.tracegrad_hidden)
+        width = config.tracegrad_hidden
+        sizes = (config.tracegrad_rank, width, width, config.tracegrad_features)
         on_nodes = config.tracegrad in ("nodes", "both")
         on_pairs = config.tracegrad in ("pairs", "both")
         self.node_tracegrad = TraceGrad(node_groups(l_max, c), *sizes) if on_nodes else None
         self.pair_tracegrad = TraceGrad(pair_groups(l_max, c), *sizes) if on_pairs else None
         self.trace_decoder = nn.ModuleDict(
             {
-                t.type.key: nn.Linear(config.tracegrad_hidden, t.n_irreps)
+                t.type.key: nn.Linear(width, t.n_irreps)
                 for t in tables
                 if (on_nodes if t.type.on_site else on_pairs)
             }
@@ -242,6 +244,19 @@ class SO2Network(nn.Module):
     def envelope(self, frames: PairFrames) -> Tensor:
         """Return the factor of each pair's block, 1 at contact and 0 at the cutoff, ``(P,)``."""
         return envelope(frames.distance, self.config.pair_cutoff)
+
+    def trace_targets(
+        self, units: Standardiser, block_type: BlockType, h: Tensor, distance: Tensor | None
+    ) -> Tensor:
+        """Return the label invariants that `traces` is to predict, ``(n, n_irreps)``.
+
+        Args:
+            units: statistics of the labels.
+            block_type: of the rows.
+            h: labels, Hartree, ``(n, n_numbers)``.
+            distance: of pairs, Angstrom, ``(n,)``.
+        """
+        return units.traces(block_type, h, distance)
 
     def _atoms(self, graph: NeighbourGraph, frames: PairFrames) -> list[Tensor]:
         """Return the node features ``(A, K, C)`` before and after each message layer."""

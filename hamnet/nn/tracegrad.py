@@ -72,11 +72,14 @@ class InvariantEncoder(nn.Module):
         self.cotangent = nn.Parameter(torch.randn(n_invariants) / math.sqrt(n_invariants))
         self.eps = 1e-5
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, features: Sequence[Tensor], induce: bool = True
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return ``z`` ``(N, n_invariants)`` and ``v``, a tensor for each group.
 
         Args:
             features: a tensor ``(N, n_components, n_features)`` for each group.
+            induce: false: there is no need of ``v``, which is empty then.
         """
         # 1. invariants
         projected = [
@@ -95,6 +98,8 @@ class InvariantEncoder(nn.Module):
         h = self.gamma * n + self.beta
         gate = torch.sigmoid(h)
         z = (h * gate) @ self.W2
+        if not induce:
+            return z, []
         # 3. its gradient, backwards through the same steps
         g_n = self.gamma * (self.W2 @ self.cotangent) * gate * (1 + h * (1 - gate))
         g_a = inverse * (
@@ -128,17 +133,28 @@ class TraceGrad(nn.Module):
         rank: invariants made of each group.
         hidden: width of the encoder.
         n_invariants: size of ``z``.
+        induce: false: only ``z`` is made, the features stay as they are.
     """
 
-    def __init__(self, groups: Sequence[Group], rank: int, hidden: int, n_invariants: int) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        rank: int,
+        hidden: int,
+        n_invariants: int,
+        induce: bool = True,
+    ) -> None:
         super().__init__()
+        self.induce = induce
         self.encoder = InvariantEncoder(groups, rank, hidden, n_invariants)
-        self.gain = nn.ParameterList(torch.zeros(g.n_features) for g in groups)
+        self.gain = nn.ParameterList(torch.zeros(g.n_features) for g in groups if induce)
         self.n_numbers = sum(g.n_components * g.n_features for g in groups)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Return the invariants ``z`` and the new features, group by group."""
-        z, v = self.encoder(features)
+        z, v = self.encoder(features, self.induce)
+        if not self.induce:
+            return z, list(features)
         square = torch.stack([x.square().sum(dim=(1, 2)) for x in v]).sum(dim=0) / self.n_numbers
         inverse = torch.rsqrt(square + 1e-12)[:, None, None]
         return z, [

@@ -20,6 +20,8 @@ HISTORY = (
     "val_lumo_mae_mev",
     "val_gap_mae_mev",
     "val_psi_cosine",
+    "val_h_loewdin_mae_uha",
+    "val_spurious_low",
 )
 """Columns of ``history.csv``."""
 

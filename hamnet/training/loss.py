@@ -95,7 +95,7 @@ def _trace_loss(
     errors, n = [], 0
     for t, predicted in out.traces.items():
         distance = None if t.on_site else distances[block_rows(batch.graph, t)]
-        goal = model.standardiser.traces(t, targets[t], distance).to(predicted.dtype)
-        errors.append((predicted - goal).square().sum())
+        goal = model.network.trace_targets(model.standardiser, t, targets[t], distance)
+        errors.append((predicted - goal.to(predicted.dtype)).square().sum())
         n += goal.numel()
     return torch.stack(errors).sum() / n
