@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from baselines import Reference, WaterPolynomial
-from hamnet.evaluation.stream import Predictor, predict_records
+from hamnet.models.stream import Predictor, predict_records
 
 from hamnet.blocks import HamiltonianBlocks
 from hamnet.data.record import Record
