@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import RECIPES, labels
 from ase.build import molecule
 from common import Rows, finish, markdown, parser
 from pyscf import lib
+from tasks import TASKS, labels
 
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
@@ -76,8 +76,8 @@ def _options() -> argparse.Namespace:
     if options.quick:
         options.frames, options.references = 2, options.references[:1]
     if options.data is None:
-        recipe, n_frames = look_up("task", options.task, RECIPES)
-        options.data = labels(recipe, 60 if options.quick and n_frames else n_frames)
+        data = look_up("task", options.task, TASKS).data
+        options.data = labels(data, 60 if options.quick and "gauss" not in data else None)
     return options
 
 
