@@ -21,7 +21,8 @@ from hamnet.metrics import frame_metrics, summarise
 from hamnet.models import load_model
 from hamnet.registry import look_up
 from hamnet.training.config import load_config
-from hamnet.training.run import choose_split, train
+from hamnet.training.run import train
+from hamnet.training.setup import choose_split
 from hamnet_datasets.jobs import Options, label_recipe
 from hamnet_datasets.recipes import load_recipe
 

@@ -11,6 +11,7 @@ from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph
 from hamnet.irreps import BlockIrreps, BlockType
 from hamnet.models.config import ModelConfig
+from hamnet.nn.execution import Execution
 from hamnet.nn.frames import EdgeRows, PairFrames
 from hamnet.nn.node import FeedForward, RMSNorm, degree_of_row
 from hamnet.nn.radial import PairEmbedding, envelope
@@ -195,11 +196,19 @@ class SO2Network(nn.Module):
             RMSNorm(rows) for rows in (degree_of_row(l_max), SO2Layout(l_max).degree_of_row)
         )
         self.readout = LinearReadout(tables, c, config.layers + 2, config.pair_layers, l_max)
+        self.execution = Execution()
 
     def features(
         self, graph: NeighbourGraph, frames: PairFrames
     ) -> tuple[BlockFeatures, dict[BlockType, Tensor]]:
         """Return the features of all blocks, and the predicted label invariants."""
+        with self.execution.products(graph.numbers.device):
+            features, traces = self._features(graph, frames)
+        return features.to(self.dtype), {t: x.to(self.dtype) for t, x in traces.items()}
+
+    def _features(
+        self, graph: NeighbourGraph, frames: PairFrames
+    ) -> tuple[BlockFeatures, dict[BlockType, Tensor]]:
         # 1. atoms: element, neighbourhood, messages within the shorter cutoff
         nodes = self._atoms(graph, frames.select(graph.edges))
         traces: dict[BlockType, Tensor] = {}
@@ -214,7 +223,8 @@ class SO2Network(nn.Module):
         i, j = (self.rows.gather(normed, atoms, frames) for atoms in frames.pairs)
         pairs: list[PairFeatures] = []
         for layer in self.pair_layers:
-            pairs.append(layer((i, j), pairs[-1] if pairs else None, invariants))
+            last = pairs[-1] if pairs else None
+            pairs.append(self.execution.layer(layer, (i, j), last, invariants))
         if self.pair_tracegrad is not None:
             z, groups = self.pair_tracegrad(split_pair(*pairs[-1], self.l_max, self.channels))
             pairs[-1] = join_pair(groups, self.l_max, self.channels)
@@ -227,6 +237,23 @@ class SO2Network(nn.Module):
         nodes = [x * self.norm_node(x) for x in nodes]
         plus, minus = zip(*pairs, strict=True)
         return BlockFeatures(nodes, plus, minus, scale), traces
+
+    @property
+    def execution(self) -> Execution:
+        """How the layers are run."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, execution: Execution) -> None:
+        self._execution = execution
+        for module in self.modules():
+            if isinstance(module, SO2Convolution):
+                module.compiled = execution.compiled
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return self.element.weight.dtype
 
     def forward(self, graph: NeighbourGraph, frames: PairFrames) -> NetworkOutput:
         """Return the standardised irreps of all blocks of a batch.
@@ -254,7 +281,7 @@ class SO2Network(nn.Module):
         stages = [x + nn.functional.pad(start, (0, self.channels[1]))]
         back = frames.scaled(fade)
         for layer in self.message_layers:
-            stages.append(layer(stages[-1], frames, back, invariants))
+            stages.append(self.execution.layer(layer, stages[-1], frames, back, invariants))
         return stages
 
     def _axial(self, weights: Tensor, frames: PairFrames, fade: Tensor, n_atoms: int) -> Tensor:
@@ -270,7 +297,7 @@ class SO2Network(nn.Module):
         n = self.channels[0]
         harmonics = frames.axial_harmonics() * fade[:, None]  # (P, K)
         parity = 1 - 2 * (degree % 2).to(harmonics)  # of the opposite direction
-        out = weights.new_zeros(n_atoms, len(degree), n)
+        out = harmonics.new_zeros(n_atoms, len(degree), n)
         for atoms, w, y in zip(
             frames.pairs, weights.chunk(2, dim=0), (harmonics, harmonics * parity), strict=True
         ):

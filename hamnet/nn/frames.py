@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hamnet.graph import NeighbourGraph
+from hamnet.nn.execution import product
 from hamnet.so3.layout import SO2Layout
 from hamnet.so3.rotation import EdgeFrame
 
@@ -59,12 +60,14 @@ class PairFrames:
     def rotate(self, x: Tensor) -> Tensor:
         """Turn ``(P, K, C)``, rows ``(l, m)``, into the frames; rows stay in that order."""
         parts = x.split([d.shape[1] for d in self.rotations], dim=1)
-        return torch.cat([d @ part for d, part in zip(self.rotations, parts, strict=True)], dim=1)
+        return torch.cat(
+            [product(d, part) for d, part in zip(self.rotations, parts, strict=True)], dim=1
+        )
 
     def rotate_back(self, x: Tensor) -> Tensor:
         """Turn ``(P, K, C)`` out of the frames: the transpose of `rotate`."""
         parts = x.split([d.shape[1] for d in self.rotations], dim=1)
-        turned = [d.mT @ part for d, part in zip(self.rotations, parts, strict=True)]
+        turned = [product(d.mT, part) for d, part in zip(self.rotations, parts, strict=True)]
         return torch.cat(turned, dim=1)
 
     def axial_harmonics(self) -> Tensor:
@@ -142,7 +145,7 @@ class EdgeRows(nn.Module):
             ``(A, K, C)`` in laboratory rows.
         """
         half = math.sqrt(0.5)
-        out = plus.new_zeros(n_atoms, *plus.shape[1:])
+        out = frames.rotations[0].new_zeros(n_atoms, *plus.shape[1:])
         for atoms, both, sign in (
             (frames.pairs[0], plus + minus, self.own_sign),
             (frames.pairs[1], plus - minus, self.other_sign),

@@ -1,6 +1,8 @@
 """SO(3) convolutions as SO(2) ones (eSCN), exactly O(3)-equivariant."""
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -203,6 +205,10 @@ class BothEnds(nn.Module):
 class SO2Convolution(nn.Module):
     """SO(2) maps of plus and minus, and a gate.
 
+    Attributes:
+        compiled: run through `torch.compile`: one graph for all convolutions of the same sizes and
+            any number of pairs. What cannot be compiled as one graph is an error.
+
     Args:
         l_max: largest degree.
         inputs: natural and pseudo channels that come in.
@@ -211,15 +217,28 @@ class SO2Convolution(nn.Module):
 
     def __init__(self, l_max: int, inputs: tuple[int, int], outputs: tuple[int, int]) -> None:
         super().__init__()
+        self.compiled = False
         self.gate = EdgeGate(l_max, outputs)
         self.plus = SO2Linear(l_max, inputs, outputs, n_scalars=self.gate.n_gates)
         self.minus = SO2Linear(l_max, inputs, outputs, bias=False)
 
     def forward(self, plus: Tensor, minus: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve ``plus`` and ``minus`` ``(P, K, C_in)`` of pairs; see `EdgeRows`."""
+        if not self.compiled:
+            return self._convolve(plus, minus)
+        for x in (plus, minus):
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+        return _compiled()(self, plus, minus)
+
+    def _convolve(self, plus: Tensor, minus: Tensor) -> tuple[Tensor, Tensor]:
         # 1. the convolution, with invariants for the gate beside it
         plus, gates = self.plus(plus)
         minus, _ = self.minus(minus)
         # 2. non-linearity through invariants only
         gated: tuple[Tensor, Tensor] = self.gate(plus, minus, gates)
         return gated
+
+
+@cache
+def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
+    return torch.compile(SO2Convolution._convolve, fullgraph=True)
