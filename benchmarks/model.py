@@ -4,11 +4,11 @@
     python benchmarks/model.py --sizes default --molecules ethanol --batches 32
 
 `default` is hamnet's default size (L = 4, 64 + 16 channels), `qhnet` that of QHNet (L = 4, 128
-channels, about 20 M parameters). A step of training is: joining the samples of a batch, targets,
-frames, forward and backward pass, clipping, AdamW, the average of the weights. Graphs of single
-molecules are made once a training and are not in it. A prediction goes from geometries to orbital
-energies, the overlap by PySCF included. Geometries are RDKit's with noise, the basis is def2-SVP;
-targets and weights are random: they do not change the time.
+channels, about 20 M parameters). A step of training is: joining the samples of a batch, frames,
+forward and backward pass, clipping, AdamW, the average of the weights. Graphs and standardised
+irreps of single molecules are made once a training and are not in it. A prediction goes from
+geometries to orbital energies, the overlap by PySCF included. Geometries are RDKit's with noise, in
+def2-SVP; targets and weights are random: they do not change the time.
 
 Every row is a process of its own. `ms` is the median of several calls; `peak_mb` the largest
 resident memory of the process (getrusage), of which `base_mb` was there before the first call
@@ -126,7 +126,8 @@ def _training(case: Row) -> tuple[Callable[[], None], Row]:
     for structure in _structures(case):
         layout = molecule_layout(model.basis.atom_offsets(structure.numbers))
         target = torch.randn(int(layout.boundaries[-1]), dtype=torch.float64)
-        samples.append(make_sample(structure, layout, model.basis, model.cutoffs, target))
+        sample = make_sample(structure, layout, model.basis, model.cutoffs, target)
+        samples.append(model.with_goals(sample))
 
     def step() -> None:
         with stage("graph"):
@@ -138,7 +139,7 @@ def _training(case: Row) -> tuple[Callable[[], None], Row]:
         with stage("optimiser"):
             torch.nn.utils.clip_grad_norm_(parameters, module.config.optimiser.clip_norm)
             optimiser.step()
-            module.average.update_parameters(model.network)
+            module.update_average()
 
     return step, _facts(model, samples)
 

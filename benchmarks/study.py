@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from baselines import Reference, WaterPolynomial
-from hamnet.models.stream import Predictor, predict_records
 
 from hamnet.blocks import HamiltonianBlocks
 from hamnet.data.record import Record
@@ -17,6 +16,7 @@ from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.metrics import METRICS, frame_metrics, h_mae, summarise
 from hamnet.models import HamiltonianModel, load_model
+from hamnet.models.stream import Predictor, predict_records
 from hamnet.training.config import TrainConfig, load_config
 from hamnet.training.dataset import RecordDataset, SampleDataset, plain_loader
 from hamnet.training.readout import solve_readout

@@ -52,7 +52,10 @@ def untrained_model(
         model=ModelConfig(**settings),
         n_neighbours=n_neighbours,
     )
-    return HamiltonianModel(metadata).eval()
+    model = HamiltonianModel(metadata).eval()
+    for t in model.types:  # as after a fit: finite units of the invariants
+        model.standardiser.get_buffer(f"trace_{t.key}")[2] = 1.0
+    return model
 
 
 def sizes(structure: Structure, model: HamiltonianModel) -> dict[str, int]:

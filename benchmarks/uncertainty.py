@@ -35,7 +35,8 @@ from hamnet.prediction import Prediction, frontier
 from hamnet.structure import Structure
 from hamnet.training.config import load_config
 from hamnet.training.readout import solve_readout
-from hamnet.training.run import choose_split, train
+from hamnet.training.run import train
+from hamnet.training.setup import choose_split
 from hamnet_datasets.labels import label
 
 BATCH = 16
@@ -119,6 +120,7 @@ def _bootstrap(
             record_sample(store[int(k)], model.basis, model.cutoffs, model.metadata.reference)
             for k in rows
         ]
+        samples = [model.with_goals(sample) for sample in samples]
         return [batch_samples(samples[k : k + BATCH]) for k in range(0, len(samples), BATCH)]
 
     for parameter in member.network.readout.parameters():

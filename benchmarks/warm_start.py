@@ -36,7 +36,8 @@ from hamnet.models import HamiltonianModel, load_model
 from hamnet.registry import look_up
 from hamnet.structure import Structure
 from hamnet.training.config import load_config
-from hamnet.training.run import choose_split, train
+from hamnet.training.run import train
+from hamnet.training.setup import choose_split
 
 GUESSES = (DEFAULT_GUESS, "atom", "huckel", "sap")
 REFERENCES = ("none", "sap", "minao")

@@ -32,6 +32,9 @@ class NeighbourGraph:
         edges: pairs within the message cutoff, ``(E,)``.
         pair_types: types present, in the order of the pairs.
         pair_counts: number of pairs of each type.
+        elements: atomic numbers present, in rising order.
+        element_atoms: atoms of each element, rising: kept here so that no step of a model has to
+            look for them and make the host wait for the device.
     """
 
     numbers: Tensor
@@ -43,6 +46,8 @@ class NeighbourGraph:
     edges: Tensor
     pair_types: tuple[PairType, ...]
     pair_counts: tuple[int, ...]
+    elements: tuple[int, ...]
+    element_atoms: tuple[Tensor, ...]
 
     @property
     def n_structures(self) -> int:
@@ -71,6 +76,7 @@ class NeighbourGraph:
             pairs=move(self.pairs),
             shifts=move(self.shifts),
             edges=move(self.edges),
+            element_atoms=tuple(move(atoms) for atoms in self.element_atoms),
         )
 
 
@@ -145,6 +151,7 @@ def _assemble(
     type_rows: IntArray,
 ) -> NeighbourGraph:
     kinds, counts = np.unique(type_rows, axis=0, return_counts=True)
+    elements = np.unique(numbers.numpy())
     return NeighbourGraph(
         numbers,
         positions,
@@ -155,6 +162,8 @@ def _assemble(
         torch.tensor(np.flatnonzero(carries_message), dtype=torch.int64),
         tuple((int(a), int(b)) for a, b in kinds),
         tuple(int(c) for c in counts),
+        tuple(int(z) for z in elements),
+        tuple(torch.nonzero(numbers == int(z))[:, 0] for z in elements),
     )
 
 

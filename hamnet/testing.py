@@ -102,6 +102,7 @@ def random_model(basis: str, elements: Sequence[int], **settings: Any) -> Hamilt
             torch.nn.init.normal_(parameter)
     for t in model.types:
         shift, scale = model.standardiser.shift_scale(t)
+        model.standardiser.get_buffer(f"trace_{t.key}")[2] = 1.0
         for c in model.standardiser.tables[t].classes:
             scale[c.columns] = (0.5 + torch.rand(c.n_irreps).double()).repeat(c.n_components)
             if c.is_invariant:

@@ -175,6 +175,7 @@ def test_solved_readout_is_the_least_squares_optimum(store, trained):
         batch = batch_samples(
             [record_sample(data[k], model.basis, model.cutoffs, "none") for k in range(8)]
         )
+    batch = model.with_goals(batch)
     model.network.double()
     readout = model.network.readout
     before = accumulate(model, [batch])
@@ -197,6 +198,7 @@ def test_normal_equations_give_the_error_of_new_weights(store, trained):
         batch = batch_samples(
             [record_sample(data[k], model.basis, model.cutoffs, "none") for k in range(4)]
         )
+    batch = model.with_goals(batch)
     before = accumulate(model, [batch])
     torch.manual_seed(0)
     for name, equations in before.items():
@@ -214,7 +216,7 @@ def test_normal_equations_give_the_error_of_new_weights(store, trained):
 def test_hamiltonian_loss_counts_both_units(store, trained):
     model = load_model(trained.model_file)
     with Store.open(store) as data:
-        batch = batch_samples([record_sample(data[0], model.basis, model.cutoffs, "none")])
+        batch = model.with_goals(record_sample(data[0], model.basis, model.cutoffs, "none"))
     losses = {}
     for relative, absolute in ((1, 0), (0, 1), (1, 1)):
         config = settings(f"loss.relative={relative}", f"loss.absolute={absolute}", "loss.trace=0")

@@ -20,6 +20,9 @@ def evaluate(
     orbitals: Annotated[
         bool, typer.Option(help="Show HOMO and LUMO of three frames in the report.")
     ] = True,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network's convolutions.")
+    ] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -35,7 +38,7 @@ def evaluate(
     from hamnet.models import load_model
     from hamnet_cli.tables import metrics_table
 
-    loaded = load_model(model)
+    loaded = load_model(model, compiled=compiled)
     run_dir = model if model.is_dir() else model.parent
     out = out or run_dir / f"evaluate-{split}"
     with Store.open(data) as store:

@@ -47,6 +47,9 @@ def predict(
         typer.Option("--force", help="Also other charges, spins, contacts than were trained."),
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Frames predicted at once.")] = 8,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network's convolutions.")
+    ] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -75,7 +78,7 @@ def predict(
         properties=_names(properties),
     )
     output.check()
-    loaded = load_model(model)
+    loaded = load_model(model, compiled=compiled)
     with progress("predict", None, quiet) as advance:
 
         def on_row(done: int, row: "Row") -> None:

@@ -1,7 +1,7 @@
 """Records as the model sees them: graphs, and where each block lies in the flat entries."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -29,12 +29,17 @@ class Sample:
         index: for each block type the position of each number of a block in the flat entries,
             ``(n_rows, n_i * n_j)``; rows in the order of the graph.
         target: entries of H, or of H - H0, Hartree, float64, ``(n_entries,)``; None if unlabelled.
+        goals: what a model's training wants of each block type: standardised irreps,
+            ``(n_rows, n_numbers)``, float64; see `hamnet.models.HamiltonianModel.with_goals`.
+        traces: the same of the label invariants, ``(n_rows, n_irreps)``.
     """
 
     graph: NeighbourGraph
     layouts: tuple[PairLayout, ...]
     index: Mapping[BlockType, Tensor]
     target: Tensor | None = None
+    goals: Mapping[BlockType, Tensor] = field(default_factory=dict)
+    traces: Mapping[BlockType, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Sample":
         """Return the sample on another device."""
@@ -43,7 +48,26 @@ class Sample:
             graph=self.graph.to(device),
             index={t: rows.to(device) for t, rows in self.index.items()},
             target=None if self.target is None else self.target.to(device),
+            goals={t: rows.to(device) for t, rows in self.goals.items()},
+            traces={t: rows.to(device) for t, rows in self.traces.items()},
         )
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the numbers that belong to blocks."""
+        tables = (self.index, self.goals, self.traces)
+        tensors = [rows for table in tables for rows in table.values()]
+        return sum(x.nbytes for x in tensors) + (0 if self.target is None else self.target.nbytes)
+
+    @property
+    def n_messages(self) -> int:
+        """Number of directed pairs that exchange messages."""
+        return 2 * len(self.graph.edges)
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of directed pairs, to which time and memory of a step are proportional."""
+        return 2 * self.graph.pairs.shape[1]
 
     @property
     def n_entries(self) -> int:
@@ -119,16 +143,18 @@ def batch_samples(samples: Sequence[Sample]) -> Sample:
     if len(samples) == 1:
         return samples[0]
     first = np.cumsum([0] + [s.n_entries for s in samples])
-    index: dict[BlockType, list[Tensor]] = {}
-    for sample, start in zip(samples, first, strict=False):
-        for block_type, rows in sample.index.items():
-            index.setdefault(block_type, []).append(rows + int(start))
+    shifted = [
+        {t: rows + int(start) for t, rows in sample.index.items()}
+        for sample, start in zip(samples, first, strict=False)
+    ]
     targets = [s.target for s in samples if s.target is not None]
     return Sample(
         batch_graphs([s.graph for s in samples]),
         tuple(layout for s in samples for layout in s.layouts),
-        {t: torch.cat(parts) for t, parts in index.items()},
+        _join(shifted),
         torch.cat(targets) if len(targets) == len(samples) else None,
+        _join([s.goals for s in samples]),
+        _join([s.traces for s in samples]),
     )
 
 
@@ -151,6 +177,15 @@ def _canonical_pairs(graph: NeighbourGraph) -> tuple[IntArray, BoolArray]:
     reverse = ~is_canonical(pairs[:, :3], pairs[:, 3], pairs[:, 4])
     reversed_pairs = np.concatenate([-pairs[:, :3], pairs[:, [4, 3]]], axis=1)
     return np.where(reverse[:, None], reversed_pairs, pairs), reverse
+
+
+def _join(tables: Sequence[Mapping[BlockType, Tensor]]) -> dict[BlockType, Tensor]:
+    """Return the rows of several samples one after the other, as `batch_graphs` orders them."""
+    found: dict[BlockType, list[Tensor]] = {}
+    for table in tables:
+        for block_type, rows in table.items():
+            found.setdefault(block_type, []).append(rows)
+    return {t: torch.cat(parts) for t, parts in found.items()}
 
 
 def _entry_index(

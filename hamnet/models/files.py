@@ -13,6 +13,7 @@ from hamnet.files import replacing
 from hamnet.models.metadata import Metadata
 from hamnet.models.model import HamiltonianModel
 from hamnet.models.upgrade import upgrade
+from hamnet.nn.execution import Execution
 from hamnet.validation import validate
 
 MODEL_FILE = "model.safetensors"
@@ -48,8 +49,12 @@ def model_file(path: Path) -> Path:
     return path / MODEL_FILE
 
 
-def load_model(path: str | Path) -> HamiltonianModel:
+def load_model(path: str | Path, *, compiled: bool = False) -> HamiltonianModel:
     """Read a model from its file, or from the folder of the run that made it.
+
+    Args:
+        path: the file or the folder.
+        compiled: compile the network's convolutions at the first prediction (`torch.compile`).
 
     Raises:
         HamnetError: no such file, damaged, no hamnet model, or of another format version.
@@ -69,6 +74,7 @@ def load_model(path: str | Path) -> HamiltonianModel:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise HamnetError(f"{path}: weights and metadata do not fit ({error})") from error
+    model.network.execution = Execution(compiled=compiled)
     return model.eval()
 
 

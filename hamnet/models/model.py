@@ -33,7 +33,7 @@ from hamnet.models.uncertainty import Inference, Propagation
 from hamnet.nn.assembler import BlockAssembler
 from hamnet.nn.covariance import ReadoutCovariance
 from hamnet.nn.frames import PairFrames
-from hamnet.nn.readout import block_rows
+from hamnet.nn.readout import block_rows, block_types
 from hamnet.nn.standardise import Standardiser
 from hamnet.prediction import Prediction, aufbau
 from hamnet.registry import look_up
@@ -126,6 +126,28 @@ class HamiltonianModel(nn.Module):
         assert batch.target is not None
         return self.assembler.inverse(batch.target, batch.index, batch.graph, frames)
 
+    @torch.no_grad()
+    def with_goals(self, sample: Sample) -> Sample:
+        """Return a labelled sample with what training compares with, in place of its entries.
+
+        Made once for a sample and kept, so that no step computes it again. The goal of an irrep is
+        ``(h - env shift) / scale``, to which the faded output of the network is compared; that of
+        an invariant see `Standardiser.traces`.
+        """
+        batch = sample.to(self.device)
+        frames = self.frames(batch.graph)
+        envelope = self.network.envelope(frames.to(self.dtype)).double()
+        goals, traces = {}, {}
+        for t, h in self.targets(batch, frames).items():
+            shift, scale = self.standardiser.shift_scale(t)
+            rows = block_rows(batch.graph, t)
+            distance = None if t.on_site else frames.distance[rows]
+            goals[t] = (h - (shift if t.on_site else envelope[rows, None] * shift)) / scale
+            if t.key in self.network.trace_decoder:
+                traces[t] = self.network.trace_targets(self.standardiser, t, h, distance)
+        whole = replace(batch, index={}, target=None, goals=goals, traces=traces)
+        return whole.to(sample.graph.positions.device)
+
     def check(self, structure: Structure) -> None:
         """Refuse what the model was not trained for.
 
@@ -171,8 +193,10 @@ class HamiltonianModel(nn.Module):
             remarks.append(remark)
             s = overlap(structure, self.basis)
             samples.append(make_sample(structure, s.layout, self.basis, self.cutoffs))
-            self.check_pairs(samples[-1])
+            self.check_pairs(samples[-1].graph)
             overlaps.append(s)
+        if not samples:
+            return []
         run = self.infer(batch_samples(samples))
         out = []
         reference, level = self.metadata.reference, self.metadata.level
@@ -219,7 +243,9 @@ class HamiltonianModel(nn.Module):
         for record in records:
             self.check(record.structure)
             samples.append(record_sample(record, self.basis, self.cutoffs, reference))
-            self.check_pairs(samples[-1])
+            self.check_pairs(samples[-1].graph)
+        if not samples:
+            return []
         run = self.infer(batch_samples(samples))
         out = []
         for record, delta, sample in zip(records, _split(run), samples, strict=True):
@@ -246,13 +272,13 @@ class HamiltonianModel(nn.Module):
         known = [dict(zip(QUANTITIES, values, strict=True)) for values in stds]
         return [replace(p, uncertainty=u) for p, u in zip(found, known, strict=True)]
 
-    def check_pairs(self, sample: Sample) -> None:
+    def check_pairs(self, graph: NeighbourGraph) -> None:
         """Refuse a structure in which elements meet that never met in the training data.
 
         Raises:
             HamnetError: names the pair.
         """
-        for t in sample.index:
+        for t in block_types(graph):
             if t not in self.types:
                 raise HamnetError(
                     f"the pair {type_name(t)} never occurred in the training data of the model"

@@ -11,7 +11,8 @@ from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph
 from hamnet.irreps import BlockIrreps, BlockType
 from hamnet.models.config import ModelConfig
-from hamnet.nn.frames import EdgeRows, PairFrames
+from hamnet.nn.execution import Execution
+from hamnet.nn.frames import PIECE, EdgeRows, PairFrames
 from hamnet.nn.node import FeedForward, RMSNorm, degree_of_row
 from hamnet.nn.radial import PairEmbedding, envelope
 from hamnet.nn.readout import BlockFeatures, LinearReadout, block_rows, block_types
@@ -80,9 +81,12 @@ class MessageLayer(nn.Module):
             invariants: embedding of both directions, ``(2E, n_invariants)``.
         """
         normed = x * self.norm(x)
-        i, j = (self.rows.gather(normed, atoms, frames) for atoms in frames.pairs)
-        plus, minus = self.convolution(*self.ends((i, j), invariants))
-        x = x + self.rows.scatter(plus, minus, back, len(x))
+        for part, scaled, both in zip(
+            frames.pieces(), back.pieces(), _directions(invariants), strict=True
+        ):
+            i, j = (self.rows.gather(normed, atoms, part) for atoms in part.pairs)
+            plus, minus = self.convolution(*self.ends((i, j), both))
+            x = self.rows.scatter(plus, minus, scaled, x)
         y: Tensor = x + self.feed(x * self.norm(x))
         return y
 
@@ -106,14 +110,17 @@ class PairLayer(nn.Module):
         self.convolution = SO2Convolution(l_max, c, c)
 
     def forward(
-        self, ends: tuple[Tensor, Tensor], pairs: PairFeatures | None, invariants: Tensor
+        self,
+        ends: tuple[Tensor, Tensor],
+        pairs: PairFeatures | None,
+        invariants: tuple[Tensor, Tensor],
     ) -> PairFeatures:
         """Return new pair features.
 
         Args:
             ends: of atoms i and j in the frames of the pairs, `EdgeRows.gather`.
             pairs: the pairs' features so far; None in the first layer.
-            invariants: embedding of both directions, ``(2P, n_invariants)``.
+            invariants: embedding of both directions, ``(P, n_invariants)``.
         """
         plus, minus = self.ends(ends, invariants)
         if pairs is None or self.norm_pair is None:
@@ -123,6 +130,16 @@ class PairLayer(nn.Module):
         plus, minus = plus + pairs[0] * inverse, minus + pairs[1] * inverse
         update = self.convolution(plus, minus)
         return pairs[0] + update[0], pairs[1] + update[1]
+
+
+def _directions(invariants: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Cut the embeddings of (i, j) and of (j, i), ``(2P, n)``, as `PairFrames.pieces` does."""
+    forward, backward = (half.split(PIECE) for half in invariants.chunk(2, dim=0))
+    return list(zip(forward, backward, strict=True))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 class SO2Network(nn.Module):
@@ -197,11 +214,19 @@ class SO2Network(nn.Module):
             RMSNorm(rows) for rows in (degree_of_row(l_max), SO2Layout(l_max).degree_of_row)
         )
         self.readout = LinearReadout(tables, c, config.layers + 2, config.pair_layers, l_max)
+        self.execution = Execution()
 
     def features(
         self, graph: NeighbourGraph, frames: PairFrames
     ) -> tuple[BlockFeatures, dict[BlockType, Tensor]]:
         """Return the features of all blocks, and the predicted label invariants."""
+        with self.execution.products(graph.numbers.device):
+            features, traces = self._features(graph, frames)
+        return features.to(self.dtype), {t: x.to(self.dtype) for t, x in traces.items()}
+
+    def _features(
+        self, graph: NeighbourGraph, frames: PairFrames
+    ) -> tuple[BlockFeatures, dict[BlockType, Tensor]]:
         # 1. atoms: element, neighbourhood, messages within the shorter cutoff
         nodes = self._atoms(graph, frames.select(graph.edges))
         traces: dict[BlockType, Tensor] = {}
@@ -210,25 +235,47 @@ class SO2Network(nn.Module):
             z, groups = self.node_tracegrad(split_node(nodes[-1], self.l_max, self.channels))
             nodes[-1] = join_node(groups, self.l_max)
             traces |= self._decode(z, graph, [t for t in types if t.on_site])
-        # 2. pairs, from both ends
-        invariants = self._embed(self.pair_embedding, graph, frames)
+        # 2. pairs, from both ends, piece by piece; an atom gets the sum of its pairs
         normed = nodes[-1] * self.norm_node(nodes[-1])
-        i, j = (self.rows.gather(normed, atoms, frames) for atoms in frames.pairs)
-        pairs: list[PairFeatures] = []
-        for layer in self.pair_layers:
-            pairs.append(layer((i, j), pairs[-1] if pairs else None, invariants))
+        invariants = self._embed(self.pair_embedding, graph, frames)
+        sums = torch.zeros_like(normed)
+        made: list[tuple[list[PairFeatures], Tensor, Tensor | None]] = []
+        for part, both in zip(frames.pieces(), _directions(invariants), strict=True):
+            pairs, z = self._pairs(normed, part, both)
+            scale = self.norm_pair(*(x for y in pairs for x in y))[:, 0, 0]
+            back = part.scaled(self.envelope(part) * self.message_weight * scale)
+            sums = self.rows.scatter(*pairs[-1], back, sums)
+            made.append((pairs, scale, z))
+        nodes.append(sums)
+        pairs_of, scales, z_of = zip(*made, strict=True)
         if self.pair_tracegrad is not None:
-            z, groups = self.pair_tracegrad(split_pair(*pairs[-1], self.l_max, self.channels))
-            pairs[-1] = join_pair(groups, self.l_max, self.channels)
-            traces |= self._decode(z, graph, [t for t in types if not t.on_site])
-        # 3. the readout sees every layer; an atom also the sum of its pairs
-        inverse = self.norm_pair(*(x for both in pairs for x in both))
-        scale = inverse[:, 0, 0]
-        back = frames.scaled(self.envelope(frames) * self.message_weight * scale)
-        nodes.append(self.rows.scatter(*pairs[-1], back, len(nodes[0])))
+            pair_types = [t for t in types if not t.on_site]
+            traces |= self._decode(torch.cat(z_of), graph, pair_types)
+        # 3. the readout sees every layer
         nodes = [x * self.norm_node(x) for x in nodes]
-        plus, minus = zip(*pairs, strict=True)
+        layers = [
+            [_joined(parts) for parts in zip(*y, strict=True)] for y in zip(*pairs_of, strict=True)
+        ]
+        plus, minus = zip(*layers, strict=True)
+        scale = torch.cat(scales)
         return BlockFeatures(nodes, plus, minus, scale), traces
+
+    @property
+    def execution(self) -> Execution:
+        """How the layers are run."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, execution: Execution) -> None:
+        self._execution = execution
+        for module in self.modules():
+            if isinstance(module, SO2Convolution):
+                module.compiled = execution.compiled
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return self.element.weight.dtype
 
     def forward(self, graph: NeighbourGraph, frames: PairFrames) -> NetworkOutput:
         """Return the standardised irreps of all blocks of a batch.
@@ -240,6 +287,21 @@ class SO2Network(nn.Module):
         features, traces = self.features(graph, frames)
         irreps = self.readout(features, graph)
         return NetworkOutput(irreps, traces, self.envelope(frames), features)
+
+    def _pairs(
+        self, nodes: Tensor, frames: PairFrames, invariants: tuple[Tensor, Tensor]
+    ) -> tuple[list[PairFeatures], Tensor | None]:
+        """Return the features of pairs after each layer, and the invariants of TraceGrad."""
+        i, j = (self.rows.gather(nodes, atoms, frames) for atoms in frames.pairs)
+        pairs: list[PairFeatures] = []
+        for layer in self.pair_layers:
+            last = pairs[-1] if pairs else None
+            pairs.append(self.execution.layer(layer, (i, j), last, invariants))
+        if self.pair_tracegrad is None:
+            return pairs, None
+        z, groups = self.pair_tracegrad(split_pair(*pairs[-1], self.l_max, self.channels))
+        pairs[-1] = join_pair(groups, self.l_max, self.channels)
+        return pairs, z
 
     def envelope(self, frames: PairFrames) -> Tensor:
         """Return the factor of each pair's block, 1 at contact and 0 at the cutoff, ``(P,)``."""
@@ -269,7 +331,7 @@ class SO2Network(nn.Module):
         stages = [x + nn.functional.pad(start, (0, self.channels[1]))]
         back = frames.scaled(fade)
         for layer in self.message_layers:
-            stages.append(layer(stages[-1], frames, back, invariants))
+            stages.append(self.execution.layer(layer, stages[-1], frames, back, invariants))
         return stages
 
     def _axial(self, weights: Tensor, frames: PairFrames, fade: Tensor, n_atoms: int) -> Tensor:
@@ -281,16 +343,16 @@ class SO2Network(nn.Module):
             fade: factor of each pair, ``(P,)``.
             n_atoms: number of atoms A.
         """
-        degree = self.degree
-        n = self.channels[0]
-        harmonics = frames.axial_harmonics() * fade[:, None]  # (P, K)
-        parity = 1 - 2 * (degree % 2).to(harmonics)  # of the opposite direction
+        degree, n = self.degree, self.channels[0]
+        parity = 1 - 2 * (degree % 2).to(weights)  # of the opposite direction
         out = weights.new_zeros(n_atoms, len(degree), n)
-        for atoms, w, y in zip(
-            frames.pairs, weights.chunk(2, dim=0), (harmonics, harmonics * parity), strict=True
+        for part, f, both in zip(
+            frames.pieces(), fade.split(PIECE), _directions(weights), strict=True
         ):
-            rows = w.view(-1, self.l_max + 1, n).index_select(1, degree)  # (P, K, C)
-            out = out.index_add(0, atoms, rows * y[:, :, None])
+            y = part.axial_harmonics() * f[:, None]  # (P, K)
+            for atoms, w, harmonics in zip(part.pairs, both, (y, y * parity), strict=True):
+                rows = w.view(-1, self.l_max + 1, n).index_select(1, degree)  # (P, K, C)
+                out = out.index_add(0, atoms, rows * harmonics[:, :, None])
         return out
 
     def _embed(self, embedding: nn.Module, graph: NeighbourGraph, frames: PairFrames) -> Tensor:

@@ -7,8 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from hamnet.graph import NeighbourGraph
+from hamnet.nn.execution import product
 from hamnet.so3.layout import SO2Layout
 from hamnet.so3.rotation import EdgeFrame
+
+PIECE = 2048
+"""Pairs whose features are computed together: tensors of more than 32 MB go back to the operating
+system after every operation, and come again page by page."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +61,26 @@ class PairFrames:
         """Return matrices multiplied by a number for each pair, ``(P,)``."""
         return replace(self, rotations=tuple(d * factor[:, None, None] for d in self.rotations))
 
+    def pieces(self) -> "list[PairFrames]":
+        """Return the frames of `PIECE` pairs after the other."""
+        n_pairs = len(self.distance)
+        if n_pairs <= PIECE:
+            return [self]
+        by_degree = zip(*(d.split(PIECE) for d in self.rotations), strict=True)
+        parts = zip(by_degree, self.pairs.split(PIECE, 1), self.distance.split(PIECE), strict=True)
+        return [PairFrames(*part) for part in parts]
+
     def rotate(self, x: Tensor) -> Tensor:
         """Turn ``(P, K, C)``, rows ``(l, m)``, into the frames; rows stay in that order."""
         parts = x.split([d.shape[1] for d in self.rotations], dim=1)
-        return torch.cat([d @ part for d, part in zip(self.rotations, parts, strict=True)], dim=1)
+        return torch.cat(
+            [product(d, part) for d, part in zip(self.rotations, parts, strict=True)], dim=1
+        )
 
     def rotate_back(self, x: Tensor) -> Tensor:
         """Turn ``(P, K, C)`` out of the frames: the transpose of `rotate`."""
         parts = x.split([d.shape[1] for d in self.rotations], dim=1)
-        turned = [d.mT @ part for d, part in zip(self.rotations, parts, strict=True)]
+        turned = [product(d.mT, part) for d, part in zip(self.rotations, parts, strict=True)]
         return torch.cat(turned, dim=1)
 
     def axial_harmonics(self) -> Tensor:
@@ -129,26 +145,25 @@ class EdgeRows(nn.Module):
         """Return ``(P, K, C)`` in laboratory rows: the transpose of `gather`, signs included."""
         return frames.rotate_back(self._move(x, self.inverse))
 
-    def scatter(self, plus: Tensor, minus: Tensor, frames: PairFrames, n_atoms: int) -> Tensor:
-        """Sum f(i, j) on atom i and f(j, i) on atom j.
+    def scatter(self, plus: Tensor, minus: Tensor, frames: PairFrames, nodes: Tensor) -> Tensor:
+        """Add f(i, j) to atom i and f(j, i) to atom j.
 
         Args:
             plus: sum of both directions over sqrt 2, ``(P, K, C)``, edge rows.
             minus: the same of their difference.
             frames: of P pairs; may be scaled (`PairFrames.scaled`).
-            n_atoms: number of atoms A.
+            nodes: to which is added, ``(A, K, C)``, laboratory rows.
 
         Returns:
-            ``(A, K, C)`` in laboratory rows.
+            The sum, of the same shape.
         """
         half = math.sqrt(0.5)
-        out = plus.new_zeros(n_atoms, *plus.shape[1:])
         for atoms, both, sign in (
             (frames.pairs[0], plus + minus, self.own_sign),
             (frames.pairs[1], plus - minus, self.other_sign),
         ):
-            out = out.index_add(0, atoms, self.back(both * (half * sign), frames))
-        return out
+            nodes = nodes.index_add(0, atoms, self.back(both * (half * sign), frames))
+        return nodes
 
     def _move(self, x: Tensor, order: Tensor) -> Tensor:
         return x.view(len(x), len(order), self.piece).index_select(1, order).view(x.shape)

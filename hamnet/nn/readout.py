@@ -28,11 +28,18 @@ class BlockFeatures:
     minus: Sequence[Tensor]
     scale: Tensor
 
+    def to(self, dtype: torch.dtype) -> "BlockFeatures":
+        """Return the same features in another precision."""
+        nodes, plus, minus = (
+            [x.to(dtype) for x in part] for part in (self.nodes, self.plus, self.minus)
+        )
+        return BlockFeatures(nodes, plus, minus, self.scale.to(dtype))
+
 
 def block_rows(graph: NeighbourGraph, block_type: BlockType) -> Tensor | slice:
     """Return the rows of a block type: atoms of the element, or the slice of the pair type."""
     if block_type.on_site:
-        return torch.nonzero(graph.numbers == block_type.z_i)[:, 0]
+        return graph.element_atoms[graph.elements.index(block_type.z_i)]
     index = graph.pair_types.index((block_type.z_i, block_type.z_j))
     start = sum(graph.pair_counts[:index])
     return slice(start, start + graph.pair_counts[index])
@@ -40,8 +47,8 @@ def block_rows(graph: NeighbourGraph, block_type: BlockType) -> Tensor | slice:
 
 def block_types(graph: NeighbourGraph) -> list[BlockType]:
     """Return the block types that occur in a graph: elements, then element pairs."""
-    elements = torch.unique(graph.numbers).tolist()
-    return [BlockType.atom(z) for z in elements] + [BlockType.pair(t) for t in graph.pair_types]
+    atoms = [BlockType.atom(z) for z in graph.elements]
+    return atoms + [BlockType.pair(t) for t in graph.pair_types]
 
 
 class LinearReadout(nn.Module):

@@ -1,6 +1,8 @@
 """SO(3) convolutions as SO(2) ones (eSCN), exactly O(3)-equivariant."""
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -186,14 +188,16 @@ class BothEnds(nn.Module):
         self.rows = EdgeRows(l_max, channels)
         self.weights = RadialWeights(l_max, sum(channels), n_invariants, hidden)
 
-    def forward(self, ends: tuple[Tensor, Tensor], invariants: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, ends: tuple[Tensor, Tensor], invariants: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """Return ``plus`` and ``minus``, ``(P, K, C)``.
 
         Args:
             ends: features of atoms i and of atoms j, `EdgeRows.gather`.
-            invariants: embedding of (i, j), then of (j, i), ``(2P, n_invariants)``.
+            invariants: embedding of (i, j) and of (j, i), ``(P, n_invariants)``.
         """
-        from_i, from_j = invariants.chunk(2, dim=0)
+        from_i, from_j = invariants
         half = math.sqrt(0.5)
         own = self.weights(ends[0], from_i, half * self.rows.own_sign)
         other = self.weights(ends[1], from_j, half * self.rows.other_sign)
@@ -203,6 +207,10 @@ class BothEnds(nn.Module):
 class SO2Convolution(nn.Module):
     """SO(2) maps of plus and minus, and a gate.
 
+    Attributes:
+        compiled: run through `torch.compile`: one graph for all convolutions of the same sizes and
+            any number of pairs. What cannot be compiled as one graph is an error.
+
     Args:
         l_max: largest degree.
         inputs: natural and pseudo channels that come in.
@@ -211,15 +219,28 @@ class SO2Convolution(nn.Module):
 
     def __init__(self, l_max: int, inputs: tuple[int, int], outputs: tuple[int, int]) -> None:
         super().__init__()
+        self.compiled = False
         self.gate = EdgeGate(l_max, outputs)
         self.plus = SO2Linear(l_max, inputs, outputs, n_scalars=self.gate.n_gates)
         self.minus = SO2Linear(l_max, inputs, outputs, bias=False)
 
     def forward(self, plus: Tensor, minus: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve ``plus`` and ``minus`` ``(P, K, C_in)`` of pairs; see `EdgeRows`."""
+        if not self.compiled:
+            return self._convolve(plus, minus)
+        for x in (plus, minus):
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+        return _compiled()(self, plus, minus)
+
+    def _convolve(self, plus: Tensor, minus: Tensor) -> tuple[Tensor, Tensor]:
         # 1. the convolution, with invariants for the gate beside it
         plus, gates = self.plus(plus)
         minus, _ = self.minus(minus)
         # 2. non-linearity through invariants only
         gated: tuple[Tensor, Tensor] = self.gate(plus, minus, gates)
         return gated
+
+
+@cache
+def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
+    return torch.compile(SO2Convolution._convolve, fullgraph=True)

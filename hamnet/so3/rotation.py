@@ -33,7 +33,7 @@ def real_harmonics(degrees: list[int], vectors: Tensor) -> Tensor:
     """
     low = list(range(min(max(degrees), E3NN_LIMIT) + 1))
     harmonics: Tensor = o3.spherical_harmonics(
-        low, vectors[..., [1, 2, 0]], normalize=False, normalization="component"
+        low, vectors.roll(-1, dims=-1), normalize=False, normalization="component"
     )
     if low == degrees:
         return harmonics
@@ -75,6 +75,7 @@ class EdgeFrame(nn.Module):
 
     coefficients: Tensor
     half_turn: Tensor
+    pole: Tensor
 
     def __init__(self, l_max: int) -> None:
         super().__init__()
@@ -88,6 +89,8 @@ class EdgeFrame(nn.Module):
         # derived from l_max: not part of the state dictionary
         self.register_buffer("coefficients", torch.cat(parts, dim=1), persistent=False)
         self.register_buffer("half_turn", self.layout.half_turn, persistent=False)
+        pole = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+        self.register_buffer("pole", pole, persistent=False)
 
     def forward(self, directions: Tensor) -> tuple[Tensor, ...]:
         """Return the rotations of every degree.
@@ -100,7 +103,7 @@ class EdgeFrame(nn.Module):
             ``m = -l..l``, that takes the edge to the polar axis. Transposes rotate back.
         """
         upper = directions[:, 2:] >= 0  # (P, 1)
-        pole = directions.new_tensor([0.0, 0.0, 1.0])
+        pole = self.pole.to(directions.dtype)
         axis = directions + torch.where(upper, pole, -pole)
         axis = axis / axis.norm(dim=-1, keepdim=True)
         harmonics = real_harmonics(self._degrees, axis)  # (P, n)

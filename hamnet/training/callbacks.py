@@ -42,6 +42,8 @@ class History(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Keep the rows of the run that is resumed."""
+        if not trainer.is_global_zero:
+            return
         rows = read_history(self.path) if trainer.global_step and self.path.exists() else []
         rows = [row for row in rows if int(float(row["step"])) <= trainer.global_step]
         with self.path.open("w", newline="") as file:
@@ -54,6 +56,8 @@ class History(lightning.Callback):
     ) -> None:
         """Write the row."""
         assert isinstance(module, TrainingModule)
+        if not trainer.is_global_zero:
+            return
         metrics = module.metrics
         row = {
             "step": trainer.global_step,
@@ -81,7 +85,7 @@ class Heartbeat(lightning.Callback):
     def on_train_batch_end(  # noqa: D102
         self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: object
     ) -> None:
-        if time.monotonic() - self._last < self.interval:
+        if time.monotonic() - self._last < self.interval or not trainer.is_global_zero:
             return
         assert isinstance(module, TrainingModule)
         self._last = time.monotonic()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hamnet.errors import HamnetError
 from hamnet.models.config import ModelConfig
@@ -66,6 +66,20 @@ class TrainingConfig(Section):
     """Number of gradient steps; with it the result depends on the seed alone, not on the machine's
     speed. Whichever limit is reached first ends the training."""
     batch_size: int = Field(default=16, ge=1)
+    """Molecules of a step, counted over all devices."""
+    batch_pairs: int | None = Field(default=None, ge=1)
+    """Directed pairs of a step instead: batches of equal work, whatever the molecules' sizes. A
+    larger molecule is a batch of its own."""
+    devices: int = Field(default=1, ge=1)
+    """Processes on this machine, each with a GPU or one core's share; torchrun overrules it. The
+    result does not depend on it, up to rounding."""
+    compile: bool = False
+    """Compile the network's convolutions (torch.compile)."""
+    checkpoint_activations: bool = False
+    """Compute each layer again on the way back instead of keeping what is inside it."""
+    matmul_precision: Literal["highest", "tf32", "bf16"] = "highest"
+    """Of the matrix products of gradient steps in float32; rotations, readout, validation and
+    prediction stay in full precision."""
     seed: int = Field(default=1, ge=0)
     start_from: str | None = None
     """Model whose weights are taken over (fine-tuning)."""
@@ -73,6 +87,16 @@ class TrainingConfig(Section):
     validate_every: int = Field(default=500, ge=1)
     """Steps between validations, rounded to whole epochs; each one also writes a checkpoint."""
     max_validation_frames: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainingConfig":
+        if self.matmul_precision != "highest" and self.precision != "float32":
+            raise ValueError(
+                f"matmul_precision = {self.matmul_precision} needs precision = float32"
+            )
+        if self.matmul_precision == "tf32" and self.compile:
+            raise ValueError("matmul_precision = tf32 and compile do not go together")
+        return self
 
 
 class ReadoutConfig(Section):

@@ -23,10 +23,19 @@ _ELEMENT_TABLES = (
 """Weights with a row for each element, by atomic number."""
 
 
-def load_parent(config: TrainConfig) -> HamiltonianModel | None:
-    """Return the model of ``training.start_from``, None where a run starts from nothing."""
+def load_parent(config: TrainConfig) -> tuple[TrainConfig, HamiltonianModel | None]:
+    """Return the settings as the model of ``training.start_from`` has them, and that model.
+
+    The settings themselves and None where a run starts from nothing.
+
+    Raises:
+        HamnetError: no such model, or it contradicts the settings.
+    """
     start = config.training.start_from
-    return None if start is None else load_model(start)
+    if start is None:
+        return config, None
+    parent = load_model(start)
+    return adopt(config, parent), parent
 
 
 def adopt(config: TrainConfig, parent: HamiltonianModel) -> TrainConfig:

@@ -1,16 +1,15 @@
 """What training minimises."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hamnet.data.samples import Sample
-from hamnet.irreps import BlockType
 from hamnet.models import HamiltonianModel
 from hamnet.models.so2_network import NetworkOutput
 from hamnet.nn.readout import block_rows
+from hamnet.training import parallel
 from hamnet.training.config import LossConfig
 
 
@@ -19,18 +18,25 @@ class Loss:
     """The loss and its parts.
 
     Attributes:
-        total: what is minimised.
+        total: what is minimised: of several processes, the mean is the loss of the whole batch.
+        value: loss of the whole batch, without gradient.
         hamiltonian: error of the irreps.
         trace: error of the predicted label invariants; zero without TraceGrad.
     """
 
     total: Tensor
+    value: Tensor
     hamiltonian: Tensor
     trace: Tensor
 
 
 def compute_loss(
-    model: HamiltonianModel, batch: Sample, config: LossConfig, ramp: float = 1.0
+    model: HamiltonianModel,
+    batch: Sample,
+    config: LossConfig,
+    ramp: float = 1.0,
+    *,
+    counts: bool = True,
 ) -> Loss:
     """Return the loss of a batch.
 
@@ -43,59 +49,51 @@ def compute_loss(
 
     Args:
         model: network and units.
-        batch: labelled samples.
+        batch: samples with goals (`HamiltonianModel.with_goals`), this process's share of a batch.
         config: weights of the parts.
         ramp: share of the trace loss, 0 at the start of training.
+        counts: False for a share that has weight zero.
     """
     batch = batch.to(model.device)
     frames = model.frames(batch.graph)
-    targets = model.targets(batch, frames)
     out: NetworkOutput = model.network(batch.graph, frames.to(model.dtype))
-    hamiltonian = _hamiltonian_loss(model, batch, out, targets, config)
-    trace = _trace_loss(model, batch, out, targets, frames.distance)
-    total = hamiltonian
-    if out.traces and config.trace > 0:
-        share = (hamiltonian.detach() / trace.detach().clamp(min=1e-12)).clamp(max=config.trace_max)
-        total = total + ramp * config.trace * share * trace
-    return Loss(total, hamiltonian.detach(), trace.detach())
+    # 1. sums over this process's share, and over all
+    local = (_sums(model, batch, out) * (1.0 if counts else 0.0)).unbind()
+    whole = parallel.add(torch.stack(local).detach().clone()).unbind()
+    # 2. the mean error in both units
+    n, scales, n_traces = whole[3:]
+    hamiltonian, hamiltonian_part = (
+        config.relative * x[0] / n + config.absolute * x[1] / scales for x in (whole, local)
+    )
+    # 3. the invariants, at a share of it
+    trace, trace_part = (x[2] / n_traces.clamp(min=1.0) for x in (whole, local))
+    factor = (
+        ramp * config.trace * (hamiltonian / trace.clamp(min=1e-12)).clamp(max=config.trace_max)
+    )
+    total = parallel.size() * (hamiltonian_part + factor * trace_part)
+    return Loss(total, hamiltonian + factor * trace, hamiltonian, trace)
 
 
-def _hamiltonian_loss(
-    model: HamiltonianModel,
-    batch: Sample,
-    out: NetworkOutput,
-    targets: Mapping[BlockType, Tensor],
-    config: LossConfig,
-) -> Tensor:
+def _sums(model: HamiltonianModel, batch: Sample, out: NetworkOutput) -> Tensor:
+    """Return squared error, absolute error, that of the invariants, and what they are divided by.
+
+    Squared errors of irreps and invariants in their own scale, absolute errors in Hartree; then
+    the number of irreps' components, the sum of their scales, and the number of invariants.
+    """
     relative, absolute, scales, n = [], [], [], 0
     for t, y in out.irreps.items():
-        shift, scale = (x.to(targets[t].dtype) for x in model.standardiser.shift_scale(t))
-        fade = y.new_ones(1) if t.on_site else out.envelope[block_rows(batch.graph, t)]
-        goal = (targets[t] - fade[:, None].to(shift.dtype) * shift) / scale  # (n_rows, n_numbers)
-        error = fade[:, None] * y - goal.to(y.dtype)
+        scale = model.standardiser.shift_scale(t)[1].to(y.dtype)
+        if not t.on_site:
+            y = out.envelope[block_rows(batch.graph, t)][:, None] * y  # noqa: PLW2901
+        error = y - batch.goals[t].to(y.dtype)  # (n_rows, n_numbers)
         relative.append(error.square().sum())
-        absolute.append((error * scale.to(y.dtype)).abs().sum())
+        absolute.append((error * scale).abs().sum())
         scales.append(scale.sum() * len(y))
         n += y.numel()
-    mean_scale = torch.stack(scales).sum() / n
-    parts = torch.stack(relative).sum() / n, torch.stack(absolute).sum() / (n * mean_scale)
-    total: Tensor = config.relative * parts[0] + config.absolute * parts[1].to(parts[0].dtype)
-    return total
-
-
-def _trace_loss(
-    model: HamiltonianModel,
-    batch: Sample,
-    out: NetworkOutput,
-    targets: Mapping[BlockType, Tensor],
-    distances: Tensor,
-) -> Tensor:
-    if not out.traces:
-        return out.envelope.new_zeros(())
-    errors, n = [], 0
+    traces, n_traces = [out.envelope.new_zeros(())], 0
     for t, predicted in out.traces.items():
-        distance = None if t.on_site else distances[block_rows(batch.graph, t)]
-        goal = model.network.trace_targets(model.standardiser, t, targets[t], distance)
-        errors.append((predicted - goal.to(predicted.dtype)).square().sum())
-        n += goal.numel()
-    return torch.stack(errors).sum() / n
+        traces.append((predicted - batch.traces[t].to(predicted.dtype)).square().sum())
+        n_traces += predicted.numel()
+    sums = [torch.stack(parts).sum() for parts in (relative, absolute, traces, scales)]
+    numbers = [torch.full_like(sums[0], float(k), requires_grad=False) for k in (n, n_traces)]
+    return torch.stack([*sums[:3], numbers[0], sums[3], numbers[1]])

@@ -1,8 +1,9 @@
 """The Lightning module: one step, one validation, learning rate and averaged weights."""
 
+import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 from hamnet.data.record import Record
-from hamnet.data.samples import Sample
 from hamnet.metrics import frame_metrics, summarise
 from hamnet.models import HamiltonianModel
-from hamnet.models.so2_network import SO2Network
+from hamnet.training import parallel
+from hamnet.training.batches import Share
 from hamnet.training.config import TrainConfig
 from hamnet.training.loss import compute_loss
+from hamnet.training.precision import set_products
 
 
 class TrainingModule(lightning.LightningModule):
@@ -34,12 +35,15 @@ class TrainingModule(lightning.LightningModule):
     def __init__(self, model: HamiltonianModel, config: TrainConfig, seconds: float) -> None:
         super().__init__()
         self.model, self.config, self.seconds = model, config, seconds
-        self.average = AveragedModel(model.network, multi_avg_fn=self._average)
+        self.average = copy.deepcopy(model.network).requires_grad_(False)
+        self.n_averaged = 0
+        self.n_epochs = 0
         self.elapsed = 0.0  # of earlier, interrupted runs
         self._start = time.monotonic()
+        self._spent = 0.0  # the first process's clock at the last step, the same in all
         self._frames: list[dict[str, float]] = []
         self.metrics: dict[str, float] = {}
-        self.train_loss = math.nan
+        self.loss = torch.tensor(math.nan)
 
     # -- progress ----------------------------------------------------------------------------
 
@@ -54,35 +58,67 @@ class TrainingModule(lightning.LightningModule):
         result, does not depend on the speed of the machine; in seconds elsewhere.
         """
         max_steps = self.config.training.max_steps
-        spent = self.clock() / self.seconds if max_steps is None else self.global_step / max_steps
+        spent = self._spent / self.seconds if max_steps is None else self.global_step / max_steps
         return min(1.0, spent)
 
     def on_fit_start(self) -> None:
         """Start the clock."""
-        self._start = time.monotonic()
+        self._start, self._spent = time.monotonic(), self.elapsed
+
+    def on_train_start(self) -> None:
+        """Take no step where a run that is resumed was at its end."""
+        self._stop_when_spent()
+
+    def _stop_when_spent(self) -> None:
+        """Stop at ``max_steps`` or when the wall time is spent.
+
+        Lightning itself is not told of ``max_steps``: it begins a resumed run with the end of an
+        epoch then, which has no step and would be counted.
+        """
+        max_steps = self.config.training.max_steps
+        at_end = max_steps is not None and self.global_step >= max_steps
+        if at_end or self._spent > self.seconds:
+            self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the clock."""
+        """Store the clock and the numbers of epochs and averaged steps."""
         checkpoint["elapsed"] = self.clock()
+        checkpoint["n_epochs"], checkpoint["n_averaged"] = self.n_epochs, self.n_averaged
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the clock."""
-        self.elapsed = float(checkpoint["elapsed"])
+        """Restore them."""
+        self.elapsed = self._spent = float(checkpoint["elapsed"])
+        self.n_epochs, self.n_averaged = checkpoint["n_epochs"], checkpoint["n_averaged"]
+
+    @property
+    def train_loss(self) -> float:
+        """Loss of the last batch; asking for it waits for the device."""
+        return float(self.loss)
 
     # -- one step ----------------------------------------------------------------------------
 
-    def training_step(self, batch: Sample, batch_index: int) -> Tensor:
-        """Return the loss of a batch."""
+    def training_step(self, batch: Share, batch_index: int) -> Tensor:
+        """Return the loss of this process's share of a batch."""
         ramp_steps = self.config.loss.trace_ramp_steps
         ramp = min(1.0, self.global_step / ramp_steps) if ramp_steps else 1.0
-        return compute_loss(self.model, batch, self.config.loss, ramp).total
+        set_products(self.config.training.matmul_precision)
+        loss = compute_loss(self.model, batch.sample, self.config.loss, ramp, counts=batch.counts)
+        self.loss = loss.value
+        return loss.total
 
-    def on_train_batch_end(self, outputs: Any, batch: Sample, batch_index: int) -> None:
-        """Update the averaged weights; stop when the wall time is spent."""
-        self.average.update_parameters(self.model.network)
-        self.train_loss = float(outputs["loss"])
-        if self.clock() > self.seconds:
-            self.trainer.should_stop = True
+    def on_after_backward(self) -> None:
+        """Return to full precision."""
+        set_products("highest")
+
+    def on_train_batch_end(self, outputs: Any, batch: Share, batch_index: int) -> None:
+        """Update the averaged weights; stop when the steps or the wall time are spent."""
+        self.update_average()
+        self._spent = parallel.first(self.clock())
+        self._stop_when_spent()
+
+    def on_train_epoch_end(self) -> None:
+        """Count the epoch, before the checkpoint is written."""
+        self.n_epochs += 1
 
     def configure_optimizers(self) -> Any:
         """Return AdamW (no decay on vectors) with linear warm-up and a cosine."""
@@ -110,25 +146,20 @@ class TrainingModule(lightning.LightningModule):
 
     # -- averaged weights --------------------------------------------------------------------
 
-    def _average(
-        self, averaged: Sequence[Tensor], current: Sequence[Tensor], n_averaged: Tensor | int
-    ) -> None:
+    @torch.no_grad()
+    def update_average(self) -> None:
         """Move the average towards the current weights, faster in the beginning."""
-        n = float(n_averaged)
-        decay = min(self.config.optimiser.ema_decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
-
-    def averaged_network(self) -> SO2Network:
-        """Return the network with averaged weights."""
-        network = self.average.module
-        assert isinstance(network, SO2Network)
-        return network
+        n = self.n_averaged
+        decay = min(self.config.optimiser.ema_decay, (1 + n) / (10 + n)) if n else 0.0
+        current = [p.detach() for p in self.model.network.parameters()]
+        torch._foreach_lerp_(list(self.average.parameters()), current, 1 - decay)
+        self.n_averaged += 1
 
     @contextmanager
     def averaged(self) -> Iterator[HamiltonianModel]:
         """Lend the model with averaged weights."""
         current = self.model.network
-        self.model.network = self.averaged_network()
+        self.model.network = self.average
         try:
             yield self.model
         finally:
@@ -145,6 +176,7 @@ class TrainingModule(lightning.LightningModule):
             ]
 
     def on_validation_epoch_end(self) -> None:
-        """Average the errors over the frames."""
-        self.metrics = summarise(self._frames) if self._frames else {}
+        """Average the errors over the frames of all processes."""
+        frames = parallel.gather(self._frames)
+        self.metrics = summarise(frames) if frames else {}
         self._frames = []

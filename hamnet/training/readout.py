@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from hamnet.data.samples import Sample
-from hamnet.irreps import BlockType, IrrepClass
+from hamnet.irreps import IrrepClass
 from hamnet.models import HamiltonianModel
-from hamnet.nn.readout import LinearReadout, block_rows
+from hamnet.nn.readout import LinearReadout
+from hamnet.training import parallel
 
 LAMBDAS = tuple(10.0 ** (-k) for k in range(0, 15))
 """Candidates, relative to the mean diagonal of the normal matrix."""
@@ -37,6 +38,18 @@ class NormalEquations:
     moment: Tensor
     square: Tensor
     n_rows: int = 0
+
+    @staticmethod
+    def empty(weight: Tensor) -> "NormalEquations":
+        """Return the sums over no rows, for weights ``(n_in, n_irreps)``."""
+        n, m = weight.shape
+        return NormalEquations(weight.new_zeros(n, n), weight.new_zeros(n, m), weight.new_zeros(m))
+
+    def add_up(self) -> None:
+        """Add the rows of the other processes."""
+        for x in (self.gram, self.moment, self.square):
+            parallel.add(x)
+        self.n_rows = int(parallel.add(torch.tensor(self.n_rows)))
 
     def add(self, x: Tensor, residual: Tensor) -> None:
         """Add rows ``x`` ``(n, n_in)`` with residuals ``(n, n_irreps)``."""
@@ -60,55 +73,54 @@ def solve_readout(
 
     Args:
         model: changed in place.
-        train: batches that define the least-squares problem.
-        validation: batches that choose lambda; may be empty.
+        train: batches with goals (`HamiltonianModel.with_goals`) that define the least-squares
+            problem, this process's share of them.
+        validation: batches that choose lambda, likewise; may be empty.
 
     Returns:
-        The normal equations of the training batches.
+        The normal equations of the training batches of all processes.
     """
     readout = model.network.readout
     fitted, checked = accumulate(model, train), accumulate(model, validation)
     for _, irrep_class, name in readout.classes():
         if name in fitted:
             _apply(readout, name, irrep_class, _best(fitted[name], checked.get(name)))
+    parallel.equalise(readout)
     return fitted
 
 
 def accumulate(model: HamiltonianModel, batches: Iterable[Sample]) -> dict[str, NormalEquations]:
-    """Return the normal equations of every class that occurs in the data."""
-    found: dict[str, NormalEquations] = {}
+    """Return the normal equations of every class that occurs in the data of all processes."""
+    readout = model.network.readout
+    found = {
+        name: NormalEquations.empty(_weights(readout, name)) for _, _, name in readout.classes()
+    }
     for batch in batches:
-        for name, x, r in problem_rows(model, batch):
-            if name not in found:
-                n, m = x.shape[1], r.shape[1]
-                found[name] = NormalEquations(x.new_zeros(n, n), x.new_zeros(n, m), x.new_zeros(m))
-            found[name].add(x, r)
-    return found
+        for name, x, residual in problem_rows(model, batch):
+            found[name].add(x, residual)
+    for equations in found.values():
+        equations.add_up()
+    return {name: equations for name, equations in found.items() if equations.n_rows}
 
 
 @torch.no_grad()
 def problem_rows(model: HamiltonianModel, sample: Sample) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield the rows of each class's least-squares problem: name, inputs and residuals of W0."""
+    """Yield the rows of each class's least-squares problem: name, inputs and residuals of W0.
+
+    Args:
+        model: its readout holds W0.
+        sample: with goals (`HamiltonianModel.with_goals`).
+    """
     readout = model.network.readout
     batch = sample.to(model.device)
-    graph, frames = batch.graph, model.frames(batch.graph)
-    low = frames.to(model.dtype)
-    features, _ = model.network.features(graph, low)
-    envelope = model.network.envelope(low).double()
-    targets = model.targets(batch, frames)
-    fades = {t: None if t.on_site else envelope[block_rows(graph, t)] for t in targets}
-    goals = {t: _standardised(model, t, h, fades[t]) for t, h in targets.items()}
+    graph = batch.graph
+    frames = model.frames(graph).to(model.dtype)
+    features, _ = model.network.features(graph, frames)
+    envelope = model.network.envelope(frames).double()
     for t, c, name, inputs in readout.design(features, graph, envelope):
         x = inputs.flatten(0, 1)
-        yield name, x, goals[t][:, c.columns].reshape(-1, c.n_irreps) - x @ _weights(readout, name)
-
-
-def _standardised(
-    model: HamiltonianModel, block_type: BlockType, h: Tensor, fade: Tensor | None
-) -> Tensor:
-    """Return the target in units of its scale, without the faded shift."""
-    shift, scale = model.standardiser.shift_scale(block_type)
-    return (h - (shift if fade is None else fade[:, None] * shift)) / scale
+        goal = batch.goals[t][:, c.columns].reshape(-1, c.n_irreps)
+        yield name, x, goal - x @ _weights(readout, name)
 
 
 def _weights(readout: LinearReadout, name: str) -> Tensor:

@@ -1,0 +1,189 @@
+"""What a run starts from: data, units and a model with random weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from hamnet.data.identity import hash_ids
+from hamnet.data.splits import split_of
+from hamnet.data.store import Store
+from hamnet.errors import HamnetError
+from hamnet.irreps import BlockType
+from hamnet.models import HamiltonianModel
+from hamnet.models.metadata import Metadata, TrainingData, library_versions
+from hamnet.models.model import type_name
+from hamnet.models.ranges import RangeMeter
+from hamnet.nn.execution import Execution
+from hamnet.nn.readout import block_rows, block_types
+from hamnet.structure import IntArray
+from hamnet.training.callbacks import Report
+from hamnet.training.config import TrainConfig
+from hamnet.training.dataset import RecordDataset, SampleDataset
+from hamnet.training.finetune import describe_start, inherit, take_over
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A run before its first step.
+
+    Attributes:
+        model: random weights; units of the training data.
+        train: training samples, with goals.
+        validation: validation samples that the model can predict, likewise.
+        uniform: every training sample has blocks of every type.
+    """
+
+    model: HamiltonianModel
+    train: SampleDataset
+    validation: SampleDataset
+    uniform: bool
+
+
+def set_up(
+    store: Store,
+    split: Mapping[str, IntArray],
+    config: TrainConfig,
+    report: Report,
+    parent: HamiltonianModel | None = None,
+) -> Setup:
+    """Return model and data of a run; the weights follow from the seed, and from the parent.
+
+    Args:
+        store: the labels.
+        split: rows of the store, see `choose_split`.
+        config: all settings.
+        report: takes lines of progress.
+        parent: model to start from, see `hamnet.training.finetune.load_parent`.
+    """
+    torch.manual_seed(config.training.seed)
+    train, validation = (
+        SampleDataset(
+            RecordDataset(store, split[name]),
+            (config.model.message_cutoff, config.model.pair_cutoff),
+            config.target.reference,
+        )
+        for name in ("train", "validation")
+    )
+    metadata = _metadata(store, train, split, config)
+    if parent is not None:
+        metadata = inherit(metadata, parent, str(config.training.start_from))
+    model = HamiltonianModel(metadata)
+    model.network.to(getattr(torch, config.training.precision))
+    model.network.execution = Execution(compiled=config.training.compile)
+    uniform = _fit_units(model, train)
+    if parent is not None:
+        take_over(model, parent)
+        report(describe_start(metadata, parent.metadata))
+    validation = _usable(model, validation, report)
+    train.prepare = validation.prepare = model.with_goals
+    n_parameters = sum(p.numel() for p in model.network.parameters())
+    report(
+        f"{len(train)} training and {len(validation)} validation frames; "
+        f"{n_parameters / 1e6:.2f} M parameters; reference {config.target.reference}"
+    )
+    return Setup(model, train, validation, uniform)
+
+
+def step_execution(config: TrainConfig) -> Execution:
+    """Return how the network is run in gradient steps."""
+    return Execution(
+        compiled=config.training.compile,
+        checkpoint=config.training.checkpoint_activations,
+        bf16=config.training.matmul_precision == "bf16",
+    )
+
+
+def choose_split(store: Store, config: TrainConfig) -> dict[str, IntArray]:
+    """Return the file's own split, or one by groups.
+
+    Raises:
+        HamnetError: no records, or none to train on.
+    """
+    if not len(store):
+        raise HamnetError(f"{store.path}: holds no labelled frames")
+    split = split_of(store, config.data.fractions, config.data.split_seed)
+    if not len(split["train"]):
+        raise HamnetError(f"{store.path}: the split leaves no frame to train on")
+    return split
+
+
+def _metadata(
+    store: Store, samples: SampleDataset, split: Mapping[str, IntArray], config: TrainConfig
+) -> Metadata:
+    """Describe the training data: what the model may be used for later."""
+    types: set[BlockType] = set()
+    charges, spins, n_messages, n_atoms = set(), set(), 0, 0
+    ranges = RangeMeter()
+    for k in range(len(samples)):
+        structure, sample = samples.records[k].structure, samples[k]
+        charges.add(structure.charge)
+        spins.add(structure.spin)
+        types |= set(block_types(sample.graph))
+        ranges.add(sample.graph)
+        n_messages += sample.n_messages
+        n_atoms += len(structure)
+    ordered = sorted(types, key=lambda t: (not t.on_site, t.z_i, t.z_j))
+    used = [store.ids[k] for name in ("train", "validation") for k in split[name]]
+    return Metadata(
+        basis=store.basis.to_dict(),
+        level=store.level,
+        pairs=tuple(type_name(t) for t in ordered),
+        charges=tuple(sorted(charges)),
+        spins=tuple(sorted(spins)),
+        reference=config.target.reference,
+        n_neighbours=n_messages / n_atoms,
+        ranges=ranges.result(),
+        model=config.model,
+        data=TrainingData(
+            name=str(store.card.get("name", store.path.stem)),
+            licence=str(store.card.get("licence", "")),
+            citation=str(store.card.get("citation", "")),
+            id=hash_ids(store.ids),
+            n_train=len(split["train"]),
+            n_validation=len(split["validation"]),
+            n_test=len(split["test"]),
+            split_id=hash_ids(used),
+        ),
+        settings=config.model_dump(mode="json"),
+        seed=config.training.seed,
+        versions=library_versions(),
+    )
+
+
+def _usable(model: HamiltonianModel, samples: SampleDataset, report: Report) -> SampleDataset:
+    """Leave out the validation frames for which the training frames did not make the model."""
+    usable, reasons = [], []
+    for k, index in enumerate(samples.records.indices):
+        try:
+            model.check(samples.records[k].structure)
+            model.check_pairs(samples[k].graph)
+        except HamnetError as error:
+            reasons.append(str(error))
+        else:
+            usable.append(index)
+    if not reasons:
+        return samples
+    report(f"{len(reasons)} validation frames are left out, the first because {reasons[0]}")
+    records = RecordDataset(samples.records.store, usable)
+    return SampleDataset(records, samples.cutoffs, samples.reference)
+
+
+def _fit_units(model: HamiltonianModel, samples: SampleDataset) -> bool:
+    """Set shift and scale of the targets; return whether all samples have all block types."""
+    uniform = True
+    irreps: dict[BlockType, list[torch.Tensor]] = {}
+    distances: dict[BlockType, list[torch.Tensor]] = {}
+    for sample in (samples[k] for k in range(len(samples))):
+        frames = model.frames(sample.graph)
+        targets = model.targets(sample, frames)
+        uniform = uniform and len(targets) == len(model.types)
+        for t, h in targets.items():
+            irreps.setdefault(t, []).append(h)
+            if not t.on_site:
+                distances.setdefault(t, []).append(frames.distance[block_rows(sample.graph, t)])
+    model.standardiser.fit(
+        {t: torch.cat(rows) for t, rows in irreps.items()},
+        {t: torch.cat(rows) for t, rows in distances.items()},
+    )
+    return uniform
