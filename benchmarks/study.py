@@ -17,8 +17,9 @@ from hamnet.errors import HamnetError
 from hamnet.metrics import METRICS, frame_metrics, h_mae, summarise
 from hamnet.models import HamiltonianModel, load_model
 from hamnet.models.stream import Predictor, predict_records
+from hamnet.training.batches import sample_batches
 from hamnet.training.config import TrainConfig, load_config
-from hamnet.training.dataset import RecordDataset, SampleDataset, plain_loader
+from hamnet.training.dataset import RecordDataset, SampleDataset
 from hamnet.training.readout import solve_readout
 from hamnet.training.run import train
 from hamnet.units import HARTREE_TO_UHA
@@ -110,7 +111,8 @@ class Study:
                 kept = [k for k in range(len(samples)) if _knows(model, samples, k)]
                 records = RecordDataset(store, [records.indices[k] for k in kept])
                 samples = SampleDataset(records, model.cutoffs, self.reference)
-                loaders.append(plain_loader(samples, self.config([]).training.batch_size))
+                samples.prepare = model.with_goals
+                loaders.append(sample_batches(samples, self.config([]).training))
             solve_readout(model, *loaders)
 
     def measure(self, model: Predictor) -> Row:
@@ -174,7 +176,7 @@ def compact(path: Path) -> Mapping[str, list[float]]:
 def _knows(model: HamiltonianModel, samples: SampleDataset, k: int) -> bool:
     try:
         model.check(samples.records[k].structure)
-        model.check_pairs(samples[k])
+        model.check_pairs(samples[k].graph)
     except HamnetError:
         return False
     return True
