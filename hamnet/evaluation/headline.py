@@ -15,6 +15,8 @@ LABELS = {
     "lumo_mae_mev": ("LUMO", "meV"),
     "gap_mae_mev": ("HOMO-LUMO gap", "meV"),
     "psi_cosine": ("orbital cosine", ""),
+    "h_loewdin_mae_uha": ("H in the Löwdin basis, mean |dH|", "µHa"),
+    "spurious_low": ("spurious orbitals below the LUMO", "per molecule"),
 }
 """What each of `METRICS` is called in tables, and its unit."""
 
