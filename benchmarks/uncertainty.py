@@ -23,12 +23,12 @@ import torch
 from common import finish, parser
 from scipy.stats import spearmanr
 
+from hamnet.blocks import entry_weights
 from hamnet.data.level import LevelOfTheory
 from hamnet.data.record import Record
 from hamnet.data.samples import batch_samples, record_sample
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
-from hamnet.metrics import entry_weights
 from hamnet.models import HamiltonianModel, load_model
 from hamnet.models.metadata import QUANTITIES
 from hamnet.prediction import Prediction, frontier

@@ -48,6 +48,11 @@ class PairLayout:
         return np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1))]).astype(np.int64)
 
     @property
+    def n_entries(self) -> int:
+        """Number of entries of all blocks."""
+        return int(self.shapes.prod(axis=1).sum())
+
+    @property
     def n_orbitals(self) -> int:
         """Number of orbitals of the structure (of its cell)."""
         return int(self.atom_offsets[-1])
@@ -66,8 +71,15 @@ class PairLayout:
 def is_canonical(shift: IntArray, i: IntArray, j: IntArray) -> NDArray[np.bool_]:
     """Return which pairs ``(i, j, R)`` are canonical; shifts ``[P, 3]``, atoms ``[P]``."""
     weight = np.sign(shift) @ np.array([4, 2, 1])  # the first non-zero component decides the sign
-    canonical: NDArray[np.bool_] = (weight > 0) | (~shift.any(axis=1) & (i <= j))
-    return canonical
+    found: NDArray[np.bool_] = (weight > 0) | ((weight == 0) & (i <= j))
+    return found
+
+
+def canonical(pairs: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:
+    """Return the canonical form of pairs ``(R1, R2, R3, i, j)``, ``[P, 5]``, and which changed."""
+    swapped = ~is_canonical(pairs[:, :3], pairs[:, 3], pairs[:, 4])
+    partner = np.column_stack([-pairs[:, :3], pairs[:, 4], pairs[:, 3]])
+    return np.where(swapped[:, None], partner, pairs).astype(np.int64), swapped
 
 
 def molecule_layout(atom_offsets: IntArray) -> PairLayout:
@@ -150,3 +162,19 @@ def to_k(blocks: HamiltonianBlocks, k: FloatArray) -> NDArray[np.complex128]:
     np.add.at(matrix, row * n + col, values)
     np.add.at(matrix, (col * n + row)[~on_site], values[~on_site].conj())
     return np.moveaxis(matrix, 0, -1).reshape(*lead, n, n)
+
+
+def energy_zero(hamiltonian: HamiltonianBlocks, overlap: HamiltonianBlocks) -> float:
+    """Return ``mu = sum(H * S) / sum(S * S)`` over the full matrices, Hartree.
+
+    A crystal's energy has an arbitrary zero, a multiple of S; ``H - mu S`` does not depend on it.
+    """
+    weight = entry_weights(overlap.layout) * overlap.entries
+    return float(np.mean(hamiltonian.entries @ weight) / (overlap.entries @ weight))
+
+
+def entry_weights(layout: PairLayout) -> FloatArray:
+    """Return how often each entry occurs in the full matrix: 1 on site, 2 elsewhere."""
+    pairs = layout.atom_pairs
+    on_site = ~pairs[:, :3].any(axis=1) & (pairs[:, 3] == pairs[:, 4])
+    return np.repeat(np.where(on_site, 1.0, 2.0), layout.shapes.prod(axis=1))

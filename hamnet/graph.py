@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from vesin import NeighborList
 
-from hamnet.structure import IntArray, Structure
+from hamnet.structure import IntArray, Structure, half_list
 
 PairType = tuple[int, int]
 """Atomic numbers ``(Z_i, Z_j)`` of a pair, ``Z_i <= Z_j``."""
@@ -88,7 +87,7 @@ def build_graph(structure: Structure, message_cutoff: float, pair_cutoff: float)
         message_cutoff: pairs closer than this carry messages, Angstrom.
         pair_cutoff: pairs closer than this get a matrix block, Angstrom; at least `message_cutoff`.
     """
-    i, j, shift = _half_list(structure, pair_cutoff)
+    i, j, shift = half_list(structure, pair_cutoff)
     flip = structure.numbers[i] > structure.numbers[j]
     i, j = np.where(flip, j, i), np.where(flip, i, j)
     shift = np.where(flip[:, None], -shift, shift)
@@ -165,17 +164,3 @@ def _assemble(
         tuple(int(z) for z in elements),
         tuple(torch.nonzero(numbers == int(z))[:, 0] for z in elements),
     )
-
-
-def _half_list(structure: Structure, cutoff: float) -> tuple[IntArray, IntArray, IntArray]:
-    """Return each unordered pair of distinct centres once: i, j and the shift of j."""
-    if len(structure) == 1 and not structure.is_periodic:
-        empty = np.zeros(0, dtype=np.int64)
-        return empty, empty, empty.reshape(0, 3)
-    i, j, shift = NeighborList(cutoff=cutoff, full_list=False).compute(
-        points=structure.positions,
-        box=structure.cell,
-        periodic=structure.pbc.tolist() if structure.is_periodic else False,
-        quantities="ijS",
-    )
-    return i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)

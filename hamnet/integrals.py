@@ -101,8 +101,9 @@ def to_mole(structure: Structure, basis: str, *, verbose: int = 0) -> gto.Mole:
     """
     if structure.is_periodic:
         raise HamnetError(
-            "the structure is periodic, but labels of crystals are not supported yet; "
-            "set pbc to False if it is a molecule in a box"
+            "the structure is periodic, but the level of theory is one of molecules: crystals need "
+            "pseudopotentials, such as --pseudo gth-pbe with the basis gth-szv-molopt-sr; set pbc "
+            "to False if it is a molecule in a box"
         )
     check_electrons(structure)
     name = basis_name(basis)
@@ -204,7 +205,8 @@ def _shells_of(mole: gto.Mole, atom: int) -> tuple[tuple[int, ...], str]:
         for numbers in (exps, coefs):  # ten digits: normalisation differs in the last ones
             digest.update(f"{l}:{','.join(f'{x:.9e}' for x in np.ravel(numbers))};".encode())
     ecp = mole._ecp.get(mole.atom_symbol(atom), mole._ecp.get(mole.atom_pure_symbol(atom)))
-    digest.update(repr(ecp).encode())
+    pseudo = getattr(mole, "_pseudo", {}).get(mole.atom_symbol(atom))  # of a crystal's cell
+    digest.update(repr(ecp if pseudo is None else pseudo).encode())
     return tuple(ls), digest.hexdigest()[:16]
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from hamnet.blocks import HamiltonianBlocks, PairLayout, to_dense
+from hamnet.bands import band_edges, band_energies, bands_near, half_mesh, k_mesh
+from hamnet.blocks import HamiltonianBlocks, energy_zero, entry_weights, to_dense
 from hamnet.data.record import Record
 from hamnet.errors import HamnetError
 from hamnet.prediction import Prediction, frontier
@@ -23,6 +24,12 @@ from hamnet.units import (
     OVERLAP_EIGENVALUE_CUT,
 )
 
+BAND_MESH_LENGTH = 12.0
+"""Angstrom; the mesh of band errors has a supercell at least this thick."""
+
+BAND_WINDOW = 2.0 / HARTREE_TO_EV
+"""Hartree; bands this close to the Fermi level count."""
+
 METRICS: Mapping[str, str] = {
     "h_mae_uha": "mean |dH| over all matrix elements, µHa",
     "eps_occ_mae_mev": "mean error of the occupied orbital energies, meV",
@@ -33,6 +40,9 @@ METRICS: Mapping[str, str] = {
     "psi_cosine": "mean |cosine| of the occupied orbitals' coefficients, 1 is perfect",
     "h_loewdin_mae_uha": "mean |S^-1/2 dH S^-1/2| over all matrix elements, µHa",
     "spurious_low": "orbitals below the true LUMO that belong far above it, per molecule",
+    "h_mae_mev": "crystals: mean |dH| over all matrix elements of the stored pairs, meV",
+    "bands_mae_mev": "crystals: mean error of the bands within 2 eV of the Fermi level, meV",
+    "bands_max_mev": "crystals: the largest of these errors, meV",
 }
 """What `frame_metrics` returns, with its meaning."""
 
@@ -45,12 +55,15 @@ SPURIOUS_REACH_EV = 1.0
 def frame_metrics(prediction: Prediction, record: Record) -> dict[str, float]:
     """Return the errors of one frame; the keys are those of `METRICS`.
 
-    A number that does not exist (the LUMO of a molecule without empty orbitals) is NaN.
+    A number that does not exist (the LUMO of a molecule without empty orbitals, the bands of a
+    molecule, the orbitals of a crystal) is NaN.
 
     Raises:
         HamnetError: prediction and record are not of the same molecule and spin treatment.
     """
     _check_same(prediction, record)
+    if record.structure.is_periodic:
+        return dict.fromkeys(METRICS, float("nan")) | crystal_metrics(prediction, record)
     energies, occupations = record.orbital_energies, record.occupations
     n_mo = min(energies.shape[1], prediction.orbital_energies.shape[1])
     eps = np.abs(prediction.orbital_energies[:, :n_mo] - energies[:, :n_mo])  # (n_spin, n_mo)
@@ -58,7 +71,7 @@ def frame_metrics(prediction: Prediction, record: Record) -> dict[str, float]:
     homo, lumo = frontier(energies, occupations)
     overlap = to_dense(record.blocks("overlap"))
     true = _orbitals(record, overlap)
-    return {
+    return dict.fromkeys(METRICS, float("nan")) | {
         "h_mae_uha": HARTREE_TO_UHA * h_mae(prediction.hamiltonian, record.blocks("hamiltonian")),
         "eps_occ_mae_mev": HARTREE_TO_MEV * _mean(eps[occupied]),
         "eps_all_mae_mev": HARTREE_TO_MEV * _mean(eps),
@@ -71,18 +84,37 @@ def frame_metrics(prediction: Prediction, record: Record) -> dict[str, float]:
     }
 
 
+def crystal_metrics(prediction: Prediction, record: Record) -> dict[str, float]:
+    """Return the errors of a crystal.
+
+    H is compared as ``H - mu S``, bands relative to each one's Fermi level, on a Gamma-centred mesh
+    of a supercell of 12 Angstrom. Bands need the number of electrons (`Prediction.n_electrons`).
+    """
+    s = record.blocks("overlap")
+    mine, label = (
+        HamiltonianBlocks(s.layout, h.entries - energy_zero(h, s) * s.entries)
+        for h in (prediction.hamiltonian, record.blocks("hamiltonian"))
+    )
+    error = h_mae(mine, label)
+    found = {"h_mae_uha": HARTREE_TO_UHA * error, "h_mae_mev": HARTREE_TO_MEV * error}
+    if prediction.n_electrons is None:
+        return found
+    k, weights = half_mesh(k_mesh(record.structure, BAND_MESH_LENGTH))
+    energies, reference = (band_energies(h, s, k) for h in (mine, label))
+    edges = [band_edges(e, k, weights, prediction.n_electrons) for e in (energies, reference)]
+    errors = bands_near(energies, reference, (edges[0].fermi, edges[1].fermi), BAND_WINDOW)
+    if len(errors):
+        found["bands_mae_mev"] = HARTREE_TO_MEV * float(errors.mean())
+        found["bands_max_mev"] = HARTREE_TO_MEV * float(errors.max())
+    gap = abs(edges[0].gap - edges[1].gap)
+    return {**found, "gap_mae_mev": HARTREE_TO_MEV * gap}
+
+
 def h_mae(predicted: HamiltonianBlocks, reference: HamiltonianBlocks) -> float:
     """Return mean ``|dH|`` over all elements of the full Hermitian matrix, Hartree."""
     weight = entry_weights(reference.layout)
     error = np.abs(predicted.entries - reference.entries) @ weight / weight.sum()
     return float(np.mean(error))
-
-
-def entry_weights(layout: PairLayout) -> FloatArray:
-    """Return how often each entry occurs in the full matrix: 1 on site, 2 elsewhere."""
-    pairs = layout.atom_pairs
-    on_site = ~pairs[:, :3].any(axis=1) & (pairs[:, 3] == pairs[:, 4])
-    return np.repeat(np.where(on_site, 1.0, 2.0), layout.shapes.prod(axis=1))
 
 
 def psi_cosine(prediction: Prediction, record: Record, true: Spectrum) -> float:

@@ -29,7 +29,8 @@ class Prediction:
     """The Hamiltonian of one structure and what follows from it; Hartree, hamnet's orbital order.
 
     The spin axis has one channel for a closed shell and two (alpha, beta) for an open one. Orbitals
-    are fewer than basis functions where the overlap was linearly dependent.
+    are fewer than basis functions where the overlap was linearly dependent. Crystals have H and S
+    only; their bands are another step (`hamnet.bands`).
 
     Attributes:
         structure: the geometry, charge and spin that was asked for.
@@ -43,6 +44,7 @@ class Prediction:
         level: level of theory that the model learnt; `total_energy` needs it.
         uncertainty: standard deviations of ``homo``, ``lumo``, ``gap`` and ``h`` (root mean square
             over the elements of H), Hartree; empty where the model knows none.
+        n_electrons: valence electrons in the cell of a crystal; None where unknown.
 
     Raises:
         HamnetError: the arrays do not belong together.
@@ -58,6 +60,7 @@ class Prediction:
     warnings: tuple[str, ...] = ()
     level: KohnShamLevel | None = None
     uncertainty: Mapping[str, float] = field(default_factory=dict)
+    n_electrons: int | None = None
 
     def __post_init__(self) -> None:
         n_spin, n_mo = self.orbital_energies.shape
@@ -88,6 +91,8 @@ class Prediction:
     @property
     def n_dropped(self) -> int:
         """Directions that were projected out of a linearly dependent basis."""
+        if self.structure.is_periodic:
+            return 0
         return self.layout.n_orbitals - int(self.orbital_energies.shape[1])
 
     @property

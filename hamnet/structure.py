@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 from numpy.typing import ArrayLike, NDArray
+from vesin import NeighborList
 
 from hamnet.errors import HamnetError
 from hamnet.units import MIN_DISTANCE_FRACTION
@@ -134,8 +135,74 @@ def bonds(structure: Structure) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i, j in np.argwhere(np.triu(close, k=1))]
 
 
+def complete_cell(structure: Structure, height: float = 1.0) -> FloatArray:
+    """Return three lattice vectors ``[3, 3]``, Angstrom.
+
+    Vectors along directions that are not periodic carry no meaning (files have zeros there, or a
+    box): they are replaced by vectors of length ``height``, perpendicular to the periodic ones.
+    """
+    periodic = structure.cell[structure.pbc]
+    free = np.linalg.svd(periodic)[2][len(periodic) :] if len(periodic) else np.eye(3)
+    cell = structure.cell.copy()
+    cell[~structure.pbc] = height * free
+    if np.linalg.det(cell) < 0 and len(free):
+        cell[np.flatnonzero(~structure.pbc)[0]] *= -1
+    return cell
+
+
+def check_cell(structure: Structure) -> None:
+    """Refuse lattice vectors that make no crystal.
+
+    Raises:
+        HamnetError: a periodic direction without a vector, vectors that lie in one plane, or a
+            left-handed cell.
+    """
+    for k in np.flatnonzero(structure.pbc):
+        if not np.isfinite(structure.cell[k]).all() or np.linalg.norm(structure.cell[k]) < 0.1:
+            raise HamnetError(
+                f"the structure is periodic along lattice vector {'abc'[k]} (pbc "
+                f"{structure.pbc.tolist()}), but that vector is {structure.cell[k].tolist()}: give "
+                "the cell, or set pbc to False there"
+            )
+    cell = complete_cell(structure)
+    lengths = np.linalg.norm(cell, axis=1)
+    flatness = np.linalg.det(cell) / lengths.prod()
+    if abs(flatness) < 1e-3:
+        raise HamnetError(
+            f"the lattice vectors {structure.cell.tolist()} lie in one plane or on one line"
+        )
+    if flatness < 0:
+        raise HamnetError(
+            f"the cell {structure.cell.tolist()} is left-handed (volume "
+            f"{np.linalg.det(cell):.3f} A^3): exchange two lattice vectors, and the fractional "
+            "coordinates with them"
+        )
+
+
+def half_list(structure: Structure, cutoff: float) -> tuple[IntArray, IntArray, IntArray]:
+    """Return each unordered pair of distinct centres closer than a cutoff once.
+
+    Args:
+        structure: molecule or crystal; atoms may lie outside the cell.
+        cutoff: Angstrom.
+
+    Returns:
+        Atoms i ``[P]`` and j ``[P]``, and the cell shift of j ``[P, 3]``.
+    """
+    if len(structure) == 1 and not structure.is_periodic:
+        empty = np.zeros(0, dtype=np.int64)
+        return empty, empty, empty.reshape(0, 3)
+    i, j, shift = NeighborList(cutoff=cutoff, full_list=False).compute(
+        points=structure.positions,
+        box=complete_cell(structure) if structure.is_periodic else structure.cell,
+        periodic=structure.pbc.tolist() if structure.is_periodic else False,
+        quantities="ijS",
+    )
+    return i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)
+
+
 def check_contacts(structure: Structure) -> None:
-    """Refuse a molecule in which two atoms nearly coincide.
+    """Refuse a structure in which two atoms nearly coincide.
 
     An SCF "converges" on such a geometry, to nonsense.
 
@@ -143,15 +210,16 @@ def check_contacts(structure: Structure) -> None:
         HamnetError: names the first pair of atoms closer than 0.6 of their covalent radii's sum.
     """
     radius = covalent_radii[structure.numbers]
-    delta = structure.positions[:, None] - structure.positions[None]
-    distance = np.linalg.norm(delta, axis=-1)  # (N, N)
-    limit = MIN_DISTANCE_FRACTION * (radius[:, None] + radius[None])
-    close = np.argwhere(np.triu(distance < limit, k=1))
+    i, j, shift = half_list(structure, 2 * MIN_DISTANCE_FRACTION * float(radius.max()))
+    vector = structure.positions[j] + shift @ structure.cell - structure.positions[i]
+    distance = np.linalg.norm(vector, axis=1)
+    limit = MIN_DISTANCE_FRACTION * (radius[i] + radius[j])
+    close = np.flatnonzero(distance < limit)
     if len(close):
-        i, j = close[0]
+        k = int(close[np.lexsort((j[close], i[close]))[0]])
+        a, b = (f"{n} ({symbol(structure.numbers[n])})" for n in sorted((int(i[k]), int(j[k]))))
         raise HamnetError(
-            f"atoms {i} ({symbol(structure.numbers[i])}) and {j} ({symbol(structure.numbers[j])}) "
-            f"are {distance[i, j]:.3f} A apart, closer than {limit[i, j]:.3f} A "
+            f"atoms {a} and {b} are {distance[k]:.3f} A apart, closer than {limit[k]:.3f} A "
             f"({MIN_DISTANCE_FRACTION} of their covalent radii): check the geometry and its unit "
             "(positions are Angstrom)"
         )

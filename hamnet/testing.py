@@ -8,17 +8,20 @@ are those of float64.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import scipy.linalg
 import torch
+from numpy.typing import NDArray
 
 from hamnet.basis import OrbitalBasis
-from hamnet.blocks import HamiltonianBlocks, molecule_layout, to_dense
+from hamnet.blocks import HamiltonianBlocks, molecule_layout, to_dense, to_k
 from hamnet.data.level import LevelOfTheory
 from hamnet.data.samples import Sample, batch_samples, make_sample
 from hamnet.integrals import basis_for
+from hamnet.lattice import crystal_basis
 from hamnet.models import HamiltonianModel
 from hamnet.models.config import ModelConfig
 from hamnet.models.metadata import Metadata
@@ -26,6 +29,9 @@ from hamnet.so3.rotation import real_harmonics
 from hamnet.structure import FloatArray, IntArray, Structure, symbol
 
 TOLERANCE = 1e-10
+
+SOME_K = np.array([0.13, 0.27, -0.41])
+"""A k point without symmetry, at which matrices of crystals are compared."""
 
 _SMALL = {
     "channels": 6,
@@ -74,12 +80,15 @@ def rotate_orbitals(basis: OrbitalBasis, numbers: IntArray, rotation: FloatArray
     return np.asarray(scipy.linalg.block_diag(*blocks))
 
 
-def random_model(basis: str, elements: Sequence[int], **settings: Any) -> HamiltonianModel:
+def random_model(
+    basis: str, elements: Sequence[int], *, pseudo: str = "", **settings: Any
+) -> HamiltonianModel:
     """Return a small float64 model in which no weight, shift or gain is zero.
 
     Args:
         basis: name of a basis set.
         elements: atomic numbers that the model knows.
+        pseudo: pseudopotentials; with them the model is one of crystals.
         settings: of `hamnet.models.config.ModelConfig`.
     """
     atoms = sorted(elements)
@@ -88,8 +97,11 @@ def random_model(basis: str, elements: Sequence[int], **settings: Any) -> Hamilt
     names = [symbol(z) for z in atoms]
     names += [f"{a}-{b}" for k, a in enumerate(names) for b in names[k:]]
     metadata = Metadata(
-        basis=basis_for(far_apart, basis).to_dict(),
-        level=LevelOfTheory(xc="pbe", basis=basis),
+        basis=(
+            crystal_basis(atoms, basis, pseudo) if pseudo else basis_for(far_apart, basis)
+        ).to_dict(),
+        level=LevelOfTheory(xc="pbe", basis=basis, pseudo=pseudo),
+        periodic=bool(pseudo),
         pairs=tuple(names),
         n_neighbours=3.0,
         model=ModelConfig(**{**_SMALL, **settings}),
@@ -110,17 +122,24 @@ def random_model(basis: str, elements: Sequence[int], **settings: Any) -> Hamilt
     return model.eval()
 
 
-def predict_matrix(model: EntriesModel, structure: Structure) -> FloatArray:
-    """Return what the model gives for one molecule as a dense matrix, without H0, ``[n, n]``."""
-    layout = molecule_layout(model.basis.atom_offsets(structure.numbers))
+def predict_blocks(model: EntriesModel, structure: Structure) -> HamiltonianBlocks:
+    """Return what the model gives for one structure, without H0."""
+    offsets = model.basis.atom_offsets(structure.numbers)
+    layout = None if structure.is_periodic else molecule_layout(offsets)
     sample = make_sample(structure, layout, model.basis, model.cutoffs)
     with torch.no_grad():
-        return to_dense(HamiltonianBlocks(layout, model(sample).numpy()))
+        return HamiltonianBlocks(sample.layouts[0], model(sample).numpy())
+
+
+def predict_matrix(model: EntriesModel, structure: Structure) -> NDArray[Any]:
+    """Return `predict_blocks` as a dense matrix ``[n, n]``; of a crystal, H(k) at some k."""
+    blocks = predict_blocks(model, structure)
+    return to_k(blocks, SOME_K * structure.pbc) if structure.is_periodic else to_dense(blocks)
 
 
 def moved(structure: Structure, positions: FloatArray) -> Structure:
-    """Return the same molecule at other positions, Angstrom."""
-    return Structure(structure.numbers, positions, charge=structure.charge, spin=structure.spin)
+    """Return the same structure with its atoms at other positions, Angstrom."""
+    return replace(structure, positions=positions)
 
 
 def check_rotation(
@@ -130,7 +149,10 @@ def check_rotation(
     rotation = random_rotation(np.random.default_rng(seed), improper=improper)
     d = rotate_orbitals(model.basis, structure.numbers, rotation)
     expected = d @ predict_matrix(model, structure) @ d.T
-    found = predict_matrix(model, moved(structure, structure.positions @ rotation.T))
+    turned = replace(
+        structure, positions=structure.positions @ rotation.T, cell=structure.cell @ rotation.T
+    )
+    found = predict_matrix(model, turned)
     _same(found, expected, "improper rotation" if improper else "rotation")
 
 
@@ -144,33 +166,71 @@ def check_translation(model: EntriesModel, structure: Structure, seed: int = 0) 
 def check_permutation(model: EntriesModel, structure: Structure, seed: int = 0) -> None:
     """Reordering the atoms reorders the blocks of ``H`` and changes nothing else.
 
-    In a random order, and backwards: that exchanges the atoms of every pair of one element.
+    Checked are the reverse order, which turns every pair around, and a random one.
     """
-    expected = predict_matrix(model, structure)
-    offsets = model.basis.atom_offsets(structure.numbers)
     n = len(structure)
-    for order in (np.random.default_rng(seed).permutation(n), np.arange(n)[::-1]):
-        rows = np.concatenate([np.arange(offsets[a], offsets[a + 1]) for a in order])
-        other = Structure(structure.numbers[order], structure.positions[order])
-        _same(predict_matrix(model, other), expected[np.ix_(rows, rows)], "permutation")
+    for order in (np.arange(n)[::-1], np.random.default_rng(seed).permutation(n)):
+        _check_order(model, structure, order)
+
+
+def _check_order(model: EntriesModel, structure: Structure, order: IntArray) -> None:
+    offsets = model.basis.atom_offsets(structure.numbers)
+    rows = np.concatenate([np.arange(offsets[a], offsets[a + 1]) for a in order])
+    permuted = replace(
+        structure, numbers=structure.numbers[order], positions=structure.positions[order]
+    )
+    found = predict_matrix(model, permuted)
+    _same(found, predict_matrix(model, structure)[np.ix_(rows, rows)], "permutation")
 
 
 def check_hermitian(model: EntriesModel, structure: Structure) -> None:
-    """``H = H^T``, exactly: canonical blocks leave nothing to average."""
+    """``H = H^dagger``, exactly: canonical blocks leave nothing to average."""
     matrix = predict_matrix(model, structure)
-    _same(matrix, matrix.T, "Hermiticity", tolerance=0.0)
+    tolerance = 1e-15 if structure.is_periodic else 0.0  # the order of sums over cell shifts
+    _same(matrix, matrix.conj().T, "Hermiticity", tolerance)
 
 
 def check_batch(model: EntriesModel, structures: Sequence[Structure]) -> None:
     """A batch gives what its members give one by one."""
     samples = []
     for structure in structures:
-        layout = molecule_layout(model.basis.atom_offsets(structure.numbers))
+        layout = predict_blocks(model, structure).layout
         samples.append(make_sample(structure, layout, model.basis, model.cutoffs))
     with torch.no_grad():
         batch = model(batch_samples(samples)).numpy()
         singles = np.concatenate([model(sample).numpy() for sample in samples])
     _same(batch, singles, "batch = singles")
+
+
+def check_wrapping(model: EntriesModel, structure: Structure, seed: int = 0) -> None:
+    """Atoms of a crystal may lie in any cell: a move by R multiplies orbitals by a phase."""
+    shift = np.random.default_rng(seed).integers(-2, 3, (len(structure), 3)) * structure.pbc
+    found = predict_matrix(model, moved(structure, structure.positions + shift @ structure.cell))
+    orbitals = np.diff(model.basis.atom_offsets(structure.numbers))
+    phase = np.repeat(np.exp(2j * np.pi * shift @ SOME_K), orbitals)
+    expected = predict_matrix(model, structure)
+    _same(found, phase[:, None] * expected * phase.conj(), "wrapping")
+
+
+def check_supercell(
+    model: EntriesModel, structure: Structure, repeat: tuple[int, int, int]
+) -> None:
+    """A supercell has the folded matrices of its primitive cell.
+
+    ``H_super(K)`` has the eigenvalues of ``H(k)`` at all ``k = (K + n) / repeat``.
+    """
+    cells = np.array(list(np.ndindex(*repeat)))
+    large = replace(
+        structure,
+        numbers=np.tile(structure.numbers, len(cells)),
+        positions=np.concatenate([structure.positions + c @ structure.cell for c in cells]),
+        cell=structure.cell * np.array(repeat)[:, None],
+    )
+    found = np.linalg.eigvalsh(predict_matrix(model, large))
+    small = predict_blocks(model, structure)
+    points = (SOME_K * structure.pbc + cells) / np.array(repeat)
+    folded = np.concatenate([np.linalg.eigvalsh(to_k(small, k)) for k in points])
+    _same(found, np.sort(folded), "supercell = primitive cell")
 
 
 def check_all(model: EntriesModel, structures: Sequence[Structure]) -> None:
@@ -181,10 +241,15 @@ def check_all(model: EntriesModel, structures: Sequence[Structure]) -> None:
         check_translation(model, structure)
         check_permutation(model, structure)
         check_hermitian(model, structure)
+        if structure.is_periodic:
+            check_wrapping(model, structure)
+            check_supercell(model, structure, tuple(np.where(structure.pbc, (2, 1, 2), 1)))
     check_batch(model, structures)
 
 
-def _same(found: FloatArray, expected: FloatArray, law: str, tolerance: float = TOLERANCE) -> None:
+def _same(
+    found: NDArray[Any], expected: NDArray[Any], law: str, tolerance: float = TOLERANCE
+) -> None:
     scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
     error = float(np.abs(found - expected).max(initial=0.0))
     assert error <= tolerance * scale, f"{law} is broken by {error:.3g} (scale {scale:.3g})"

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from hamnet.errors import HamnetError
+from hamnet_cli.bands import bands
 from hamnet_cli.common import complain
 from hamnet_cli.compare import compare
 from hamnet_cli.data import data
@@ -96,6 +97,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(predict)
+app.command()(bands)
 app.command()(scf)
 app.command()(doctor)
 app.command()(select)

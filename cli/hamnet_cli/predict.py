@@ -58,7 +58,8 @@ def predict(
     The folder gets predictions.jsonl, a row per frame as it is done, and at the end the tables
     predictions.csv and orbital_energies.csv. Interrupted (also by kill -9), the same command goes
     on where it stopped. A bad frame is a row with its error and does not stop the others; the exit
-    code is 1 if any frame failed.
+    code is 1 if any frame failed. Of crystals --npz gives the blocks of H and S; 'hamnet bands'
+    makes bands of them.
 
     Example: hamnet predict runs/water new.xyz -o out --molden --properties charges,dipole
     """

@@ -1,5 +1,6 @@
 """Results as tables for people; imported by commands only when they print."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ def metrics_table(evaluation: Evaluation) -> Table:
     table.add_column("value", justify="right")
     table.add_column("meaning")
     for name, meaning in METRICS.items():
+        if not math.isfinite(evaluation.metrics[name]):
+            continue
         digits = ".6f" if name == "psi_cosine" else ".4g"
         table.add_row(name, format(evaluation.metrics[name], digits), meaning)
     return table
@@ -153,3 +156,24 @@ def chosen_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _ev(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else ""
+
+
+def bands_table(summary: Mapping[str, Any]) -> Table:
+    """Return Fermi level, gap, edges and errors of a band structure."""
+    table = Table(title=f"Bands of {escape(str(summary['formula']))}", title_justify="left")
+    table.add_column("quantity")
+    table.add_column("value", justify="right")
+    for name, value in summary.items():
+        if name in ("formula", "origin", "out", "plot"):
+            continue
+        for key, number in (value if isinstance(value, Mapping) else {name: value}).items():
+            table.add_row(key, _shown(number))
+    return table
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(f"{x:.4g}" for x in value)
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "unknown" if value is None else str(value)

@@ -27,6 +27,7 @@ from hamnet.integrals import (
 from hamnet.registry import look_up
 from hamnet.structure import FloatArray, Structure, check_contacts
 from hamnet.units import OVERLAP_EIGENVALUE_CUT
+from hamnet_datasets.periodic import crystal_record, resolve_crystal
 from hamnet_datasets.scf import ScfError, converge
 
 DEFAULT_REFERENCES = ("minao", "sap")
@@ -93,7 +94,7 @@ def resolve(level: LevelOfTheory) -> LevelOfTheory:
     return LevelOfTheory.model_validate(
         {
             **level.model_dump(),
-            "basis": basis_name(level.basis),
+            **(resolve_crystal(level) if level.pseudo else {"basis": basis_name(level.basis)}),
             "xc_components": components,
             "xc_exchange": exchange,
             "pyscf_version": pyscf.__version__,
@@ -168,12 +169,7 @@ def _prepare(
     structure: Structure, level: LevelOfTheory, references: Sequence[str]
 ) -> tuple[LevelOfTheory, gto.Mole, OrbitalBasis, tuple[str, ...]]:
     try:
-        level = level if level.pyscf_version else resolve(level)
-        if level.pyscf_version != pyscf.__version__:
-            raise HamnetError(
-                f"this worker has PySCF {pyscf.__version__}, the run began with "
-                f"{level.pyscf_version}: install the same version everywhere"
-            )
+        level = _resolved(level)
         wanted = check_references(references)
         check_contacts(structure)
         mole = to_mole(structure, level.basis)
@@ -182,6 +178,16 @@ def _prepare(
         return level, mole, basis_of(mole, level.basis), wanted
     except HamnetError as error:
         raise LabelError("input", str(error)) from error
+
+
+def _resolved(level: LevelOfTheory) -> LevelOfTheory:
+    level = level if level.pyscf_version else resolve(level)
+    if level.pyscf_version != pyscf.__version__:
+        raise HamnetError(
+            f"this worker has PySCF {pyscf.__version__}, the run began with "
+            f"{level.pyscf_version}: install the same version everywhere"
+        )
+    return level
 
 
 def check_energies(fock: FloatArray, overlap: FloatArray, energies: FloatArray) -> None:
@@ -227,6 +233,8 @@ Outcome = tuple[Record, OrbitalBasis] | Failure
 def run_task(task: Task, level: LevelOfTheory, references: Sequence[str]) -> Outcome:
     """Label one task; the reason of a failure comes back as a value, never as an exception."""
     try:
+        if level.pseudo:
+            return _label_crystal(task, level)
         record = label(
             task.structure, level, references=references, origin=task.origin, group=task.group
         )
@@ -234,3 +242,18 @@ def run_task(task: Task, level: LevelOfTheory, references: Sequence[str]) -> Out
         return record, basis
     except LabelError as error:
         return Failure(task.origin, error.stage, error.reason, record_id(task.structure, level))
+
+
+def _label_crystal(task: Task, level: LevelOfTheory) -> tuple[Record, OrbitalBasis]:
+    """Label one crystal; see `hamnet_datasets.periodic`.
+
+    Raises:
+        LabelError: as `label`.
+    """
+    try:
+        level = _resolved(level)
+        return crystal_record(task.structure, level, origin=task.origin, group=task.group)
+    except ScfError as error:
+        raise LabelError("scf", str(error)) from error
+    except HamnetError as error:
+        raise LabelError("input", str(error)) from error

@@ -16,11 +16,17 @@ from hamnet.data.level import LevelOfTheory
 from hamnet.errors import HamnetError
 from hamnet.interop.ase import from_atoms
 from hamnet.registry import did_you_mean
-from hamnet.structure import Structure
+from hamnet.structure import Structure, atomic_number
 from hamnet_datasets.smiles import embed
 
-SamplingMethod = Literal["normal-modes", "langevin", "rattle", "frames"]
-SAMPLING_METHODS: tuple[SamplingMethod, ...] = ("normal-modes", "langevin", "rattle", "frames")
+SamplingMethod = Literal["normal-modes", "langevin", "rattle", "frames", "supercells"]
+SAMPLING_METHODS: tuple[SamplingMethod, ...] = (
+    "normal-modes",
+    "langevin",
+    "rattle",
+    "frames",
+    "supercells",
+)
 
 
 class _Table(BaseModel):
@@ -68,6 +74,46 @@ class Frames(_Table):
         return self.train + self.validation + self.test
 
 
+class Supercells(_Table):
+    """Perturbed supercells of a crystal: noise, strain, sliding layers; independent frames."""
+
+    sigma_angstrom: float = Field(gt=0)
+    """Gaussian noise on every coordinate."""
+    strain: float = Field(default=0.0, ge=0, lt=0.2)
+    """Largest element of a random symmetric strain along the periodic directions."""
+    slide: bool = False
+    """Layers are moved against each other by a random vector of the cell."""
+    spacing_angstrom: float = Field(default=0.0, ge=0)
+    """Standard deviation of the distance between layers."""
+    sizes: list[tuple[int, int, int, int]]
+    """Repetitions along the three lattice vectors, and the number of frames."""
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames of all sizes."""
+        return sum(size[3] for size in self.sizes)
+
+
+class Crystal(_Table):
+    """The crystal, layer or chain that supercells are made of."""
+
+    symbols: list[str]
+    positions: list[tuple[float, float, float]]
+    """Angstrom."""
+    cell: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]
+    """Lattice vectors as rows, Angstrom; zeros along directions that are not periodic."""
+    pbc: tuple[bool, bool, bool]
+    layers: list[int] = Field(default_factory=list)
+    """Layer of each atom, where layers may slide."""
+
+    def structure(self) -> Structure:
+        """Return the unperturbed crystal."""
+        numbers = [atomic_number(s) for s in self.symbols]
+        return Structure(
+            np.array(numbers), np.array(self.positions), np.array(self.cell), np.array(self.pbc)
+        )
+
+
 class Sampling(_Table):
     """How geometries are made; ``method`` is the default, a command may choose another table."""
 
@@ -77,19 +123,22 @@ class Sampling(_Table):
     langevin: Langevin | None = None
     rattle: Rattle | None = None
     frames: Frames | None = None
+    supercells: Supercells | None = None
 
     @model_validator(mode="after")
     def _has_its_table(self) -> "Sampling":
         self.table(self.method)
         return self
 
-    def table(self, method: SamplingMethod) -> NormalModes | Langevin | Rattle | Frames:
+    def table(
+        self, method: SamplingMethod
+    ) -> NormalModes | Langevin | Rattle | Frames | Supercells:
         """Return the settings of a method.
 
         Raises:
             HamnetError: the recipe has no such table.
         """
-        table: NormalModes | Langevin | Rattle | Frames | None = getattr(
+        table: NormalModes | Langevin | Rattle | Frames | Supercells | None = getattr(
             self, method.replace("-", "_")
         )
         if table is None:
@@ -120,6 +169,8 @@ class Recipe(_Table):
     """Instead of names: all closed-shell g2 molecules of these elements (``"C H N O F"``)."""
     smiles: list[str] = Field(default_factory=list)
     """Molecules as SMILES (extra ``smiles``)."""
+    crystal: Crystal | None = None
+    """Instead of molecules: a crystal, for the sampling ``supercells``."""
     units: Units
     level: LevelOfTheory
     sampling: Sampling
@@ -220,6 +271,17 @@ def load_recipe(name: str) -> Recipe:
 
 
 def _suggest(error: Any) -> str:
-    tables = (Recipe, Sampling, NormalModes, Langevin, Rattle, Frames, LevelOfTheory, Units)
+    tables = (
+        Recipe,
+        Crystal,
+        Sampling,
+        NormalModes,
+        Langevin,
+        Rattle,
+        Frames,
+        Supercells,
+        LevelOfTheory,
+        Units,
+    )
     keys = {f.alias or key for table in tables for key, f in table.model_fields.items()}
     return did_you_mean(str(error["loc"][-1]), keys)

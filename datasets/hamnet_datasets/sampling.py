@@ -29,7 +29,9 @@ from hamnet_datasets.recipes import (
     Rattle,
     Recipe,
     SamplingMethod,
+    Supercells,
 )
+from hamnet_datasets.supercells import supercell_frames
 
 HESSIAN_BASIS = "sto-3g"
 MIN_WAVENUMBER = 200.0
@@ -69,7 +71,7 @@ def n_frames(recipe: Recipe, method: SamplingMethod | None = None) -> int:
         HamnetError: the recipe has no settings for this method.
     """
     table = recipe.sampling.table(method or recipe.sampling.method)
-    if isinstance(table, Frames):
+    if isinstance(table, Frames | Supercells):
         return table.n_frames
     n_molecules = len(recipe.geometries())
     if isinstance(table, Langevin):
@@ -89,6 +91,10 @@ def _all_tasks(recipe: Recipe, method: SamplingMethod) -> Iterator[tuple[Structu
         subsets = [name for name, n in zip(SUBSETS, sizes, strict=True) for _ in range(n)]
         for f, (frame, subset) in enumerate(zip(recipe.frames(), subsets, strict=True)):
             yield frame, "", f"frame-{f}", subset
+        return
+    if isinstance(table, Supercells):
+        for f, (frame, size) in enumerate(supercell_frames(recipe, table)):
+            yield frame, "", f"{size}/{f}", ""
         return
     molecules = recipe.geometries()
     many = len(molecules) > 1

@@ -31,6 +31,7 @@ class Record:
         group: trajectory or molecule; a split never cuts through a group.
         origin: where the geometry came from (file and frame, or recipe and frame).
         energy: total energy, Hartree; NaN where unknown.
+        energy_zero: what was subtracted from H times S, Hartree; 0 for molecules.
         dipole: Debye, shape ``[3]``; NaN where unknown.
         scf_cycles: cycles to convergence, 0 where unknown.
         scf_rung: how it converged, an index into `SCF_RUNGS`.
@@ -48,6 +49,7 @@ class Record:
     group: str = ""
     origin: str = ""
     energy: float = float("nan")
+    energy_zero: float = 0.0
     dipole: FloatArray = field(default_factory=lambda: np.full(3, np.nan))
     scf_cycles: int = 0
     scf_rung: int = 0

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hamnet.basis import OrbitalBasis
-from hamnet.blocks import PairLayout, is_canonical
+from hamnet.blocks import PairLayout, canonical, energy_zero
 from hamnet.data.record import Record
 from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph, batch_graphs, build_graph
@@ -86,7 +86,8 @@ def make_sample(
 
     Args:
         structure: the geometry.
-        layout: pairs of the matrix, those beyond the pair cutoff are left to zero; None: only the
+        layout: pairs of the matrix, those beyond the pair cutoff are left to zero, and those of a
+            crystal within it that the layout lacks (vanishing blocks) are appended; None: only the
             pairs within it, so that nothing grows faster than the number of atoms.
         basis: orbitals of each element.
         cutoffs: message and pair cutoff, Angstrom.
@@ -95,11 +96,31 @@ def make_sample(
     graph = build_graph(structure, *cutoffs)
     if layout is None:
         layout = cutoff_layout(graph, basis.atom_offsets(structure.numbers))
+    elif structure.is_periodic:
+        layout, target = _completed(layout, graph, target)
     return Sample(graph, (layout,), _entry_index(graph, layout, basis), target)
+
+
+def _completed(
+    layout: PairLayout, graph: NeighbourGraph, target: Tensor | None
+) -> tuple[PairLayout, Tensor | None]:
+    """Append the pairs of a crystal's graph that its labels lack: their blocks vanish."""
+    pairs, _ = _canonical_pairs(graph)
+    known, wanted, found = _look_up(layout, pairs)
+    missing = pairs[known[found] != wanted]
+    if not len(missing):
+        return layout, target
+    whole = PairLayout(np.concatenate([layout.atom_pairs, missing]), layout.atom_offsets)
+    if target is not None:
+        extra = int(whole.boundaries[-1]) - int(layout.boundaries[-1])
+        target = torch.cat([target, target.new_zeros(extra)])
+    return whole, target
 
 
 def record_target(record: Record, reference: str) -> Tensor:
     """Return the entries of H - H0 (H for the reference ``none``), ``(n_entries,)``, float64.
+
+    Of a crystal, of ``H - mu S``: see `hamnet.blocks.energy_zero`.
 
     Raises:
         HamnetError: the record has two spin channels, or no such reference.
@@ -118,6 +139,8 @@ def record_target(record: Record, reference: str) -> Tensor:
                 "target.reference=none"
             )
         h = h - record.references[reference]
+    if record.structure.is_periodic:
+        h = h - energy_zero(record.blocks("hamiltonian"), record.blocks("overlap")) * record.overlap
     return torch.from_numpy(np.ascontiguousarray(h))
 
 
@@ -127,13 +150,8 @@ def record_sample(
     """Return a labelled record as a sample; see `make_sample` and `record_target`.
 
     Raises:
-        HamnetError: a crystal; see also `record_target`.
+        HamnetError: see `record_target`.
     """
-    if record.structure.is_periodic:
-        raise HamnetError(
-            f"record {record.id} ({record.origin}) is periodic: crystals can be imported, checked, "
-            "split and exported, but models learn molecules only"
-        )
     target = record_target(record, reference)
     return make_sample(record.structure, record.layout, basis, cutoffs, target)
 
@@ -172,11 +190,8 @@ def cutoff_layout(graph: NeighbourGraph, atom_offsets: IntArray) -> PairLayout:
 
 
 def _canonical_pairs(graph: NeighbourGraph) -> tuple[IntArray, BoolArray]:
-    """Return the pairs of a graph as a layout would hold them, and which are reversed for that."""
-    pairs = np.concatenate([graph.shifts.numpy(), graph.pairs.numpy().T], axis=1)
-    reverse = ~is_canonical(pairs[:, :3], pairs[:, 3], pairs[:, 4])
-    reversed_pairs = np.concatenate([-pairs[:, :3], pairs[:, [4, 3]]], axis=1)
-    return np.where(reverse[:, None], reversed_pairs, pairs), reverse
+    """Return the graph's pairs as rows ``(R1, R2, R3, i, j)``, and where i and j were swapped."""
+    return canonical(np.concatenate([graph.shifts.numpy(), graph.pairs.numpy().T], axis=1))
 
 
 def _join(tables: Sequence[Mapping[BlockType, Tensor]]) -> dict[BlockType, Tensor]:
@@ -219,18 +234,27 @@ def _find(layout: PairLayout, pairs: IntArray) -> IntArray:
     Raises:
         HamnetError: the layout has no such pair.
     """
+    known, wanted, found = _look_up(layout, pairs)
+    if (missing := known[found] != wanted).any():
+        raise HamnetError(
+            f"the matrix has no block for the pair {pairs[missing][0].tolist()} (R1, R2, R3, i, j) "
+            "within the pair cutoff"
+        )
+    return found
+
+
+def _look_up(layout: PairLayout, pairs: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """Return a key of each pair of the layout, of each wanted pair, and where the latter stands.
+
+    A wanted pair ``k`` is in the layout if ``known[found[k]] == wanted[k]``.
+    """
     every = np.concatenate([layout.atom_pairs, pairs])
     low = every.min(axis=0)
     keys = np.ravel_multi_index(tuple((every - low).T), tuple(every.max(axis=0) - low + 1))
     known, wanted = np.split(keys, [len(layout.atom_pairs)])
     order = np.argsort(known)
     found = order[np.searchsorted(known, wanted, sorter=order).clip(max=len(known) - 1)]
-    if (missing := known[found] != wanted).any():
-        raise HamnetError(
-            f"the matrix has no block for the pair {pairs[missing][0].tolist()} (R1, R2, R3, i, j) "
-            "within the pair cutoff"
-        )
-    return np.asarray(found)
+    return known, wanted, np.asarray(found)
 
 
 def _positions(starts: IntArray, swapped: BoolArray, shape: tuple[int, int]) -> Tensor:

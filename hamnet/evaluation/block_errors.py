@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hamnet.basis import OrbitalBasis
-from hamnet.blocks import PairLayout
+from hamnet.blocks import PairLayout, entry_weights
 from hamnet.data.record import Record
-from hamnet.metrics import entry_weights
 from hamnet.prediction import Prediction
 from hamnet.structure import FloatArray, IntArray, symbol
 from hamnet.units import HARTREE_TO_UHA

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from hamnet.basis import OrbitalBasis
+from hamnet.blocks import entry_weights
 from hamnet.data.record import Record
 from hamnet.errors import HamnetError
 from hamnet.evaluation.block_errors import BlockError, BlockErrorSum
 from hamnet.evaluation.distance_errors import DistanceError, DistanceErrorSum
-from hamnet.metrics import entry_weights, frame_metrics, summarise
+from hamnet.metrics import frame_metrics, summarise
 from hamnet.prediction import Prediction, frontier
 from hamnet.structure import FloatArray, Structure
 from hamnet.units import HARTREE_TO_EV, HARTREE_TO_MEV, HARTREE_TO_UHA

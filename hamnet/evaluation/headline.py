@@ -17,6 +17,9 @@ LABELS = {
     "psi_cosine": ("orbital cosine", ""),
     "h_loewdin_mae_uha": ("H in the Löwdin basis, mean |dH|", "µHa"),
     "spurious_low": ("spurious orbitals below the LUMO", "per molecule"),
+    "h_mae_mev": ("H of crystals", "meV"),
+    "bands_mae_mev": ("bands near the Fermi level", "meV"),
+    "bands_max_mev": ("the worst of these bands", "meV"),
 }
 """What each of `METRICS` is called in tables, and its unit."""
 

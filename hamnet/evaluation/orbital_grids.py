@@ -64,9 +64,12 @@ class FrameOrbitals:
 
 
 def extreme_frames(evaluation: Evaluation, metric: str = "eps_occ_mae_mev") -> dict[str, int]:
-    """Return places in ``evaluation.frames`` of the best, the median and the worst frame."""
+    """Return places in ``evaluation.frames`` of the best, the median and the worst frame.
+
+    Crystals have no orbitals: the answer is empty.
+    """
     frames = evaluation.frames
-    predicted = [n for n, frame in enumerate(frames) if not frame.error]
+    predicted = [n for n, f in enumerate(frames) if not f.error and np.isfinite(f.metrics[metric])]
     ranked = sorted(predicted, key=lambda n: frames[n].metrics[metric])
     if not ranked:
         return {}

@@ -161,7 +161,7 @@ def _failures(evaluation: Evaluation) -> Section | None:
 
 
 def _energies(evaluation: Evaluation) -> Section | None:
-    if not evaluation.ladders:
+    if not math.isfinite(evaluation.metrics["eps_occ_mae_mev"]):  # none, or crystals
         return None
     by_index: dict[int, Ladder] = {ladder.index: ladder for ladder in evaluation.ladders}
     pictures: list[Picture] = []
@@ -284,10 +284,12 @@ def _learning(history: Mapping[str, training.Curve]) -> Section | None:
 
 def _worst(evaluation: Evaluation) -> Section | None:
     predicted = [frame for frame in evaluation.frames if not frame.error]
-    ranked = sorted(predicted, key=lambda frame: -frame.metrics["eps_occ_mae_mev"])[:MAX_ROWS]
+    known = [name for name in METRICS if math.isfinite(evaluation.metrics[name])]
+    ranking = "eps_occ_mae_mev" if "eps_occ_mae_mev" in known else "h_mae_uha"
+    ranked = sorted(predicted, key=lambda frame: -frame.metrics[ranking])[:MAX_ROWS]
     if not ranked:
         return None
-    names = [name for name in METRICS if name != "eps_all_mae_mev"]
+    names = [name for name in known if name != "eps_all_mae_mev"]
     header = [f"{label} ({unit})" if unit else label for label, unit in (LABELS[n] for n in names)]
     rows = [
         (
@@ -302,16 +304,16 @@ def _worst(evaluation: Evaluation) -> Section | None:
         space.molecule(
             frame.structure,
             f"worst-{rank}",
-            f"frame {frame.index}, {frame.formula}: occupied orbitals off by "
-            f"{frame.metrics['eps_occ_mae_mev']:.3g} meV",
+            f"frame {frame.index}, {frame.formula}: {LABELS[ranking][0]} off by "
+            f"{frame.metrics[ranking]:.3g} {LABELS[ranking][1]}",
         )
         for rank, frame in enumerate(ranked[:MAX_GEOMETRIES], start=1)
     ]
     geometries = "".join(_xyz(frame) for frame in ranked[:MAX_GEOMETRIES])
     return Section(
         "Worst frames",
-        "Largest error of the occupied orbital energies first; per_frame.csv beside this file has "
-        "every frame.",
+        f"Largest error of {LABELS[ranking][0]} first; per_frame.csv beside this file has every "
+        "frame.",
         pictures,
         body=table(("frame", "formula", *header, "warnings"), rows),
         below=details("Geometries as xyz (Å)", f"<pre>{geometries}</pre>"),

@@ -12,6 +12,7 @@ from hamnet.basis import (
     orbitals_from_hamnet_order,
 )
 from hamnet.blocks import to_dense
+from hamnet.errors import HamnetError
 from hamnet.files import replacing
 from hamnet.structure import FloatArray, IntArray, symbol
 
@@ -36,10 +37,15 @@ def save_npz(path: Path, prediction: "Prediction", order: str = "hamnet") -> Non
         prediction: the frame.
         order: orbital order of the matrices, a key of `hamnet.basis.AO_ORDERS`.
 
+    A crystal's file has the blocks instead (`save_crystal_npz`).
+
     Raises:
         HamnetError: unknown order; a file that cannot be written.
     """
     structure, basis = prediction.structure, prediction.basis
+    if structure.is_periodic:
+        save_crystal_npz(path, prediction, order)
+        return
     perm, _ = ao_order(basis, structure.numbers, order)  # hamnet = sign * other[perm]
     coefficients = orbitals_from_hamnet_order(
         prediction.coefficients, basis, structure.numbers, order
@@ -66,6 +72,43 @@ def save_npz(path: Path, prediction: "Prediction", order: str = "hamnet") -> Non
             charge=structure.charge,
             spin=structure.spin,
             basis=basis.name,
+            ao_order=order,
+        )
+
+
+def save_crystal_npz(path: Path, prediction: "Prediction", order: str = "hamnet") -> None:
+    """Write the blocks of H and S of a crystal; see docs/conventions.md for pairs.
+
+    The arrays are ``atom_pairs [P, 5]`` (R1, R2, R3, i, j), ``chunk_boundaries [P + 1]``,
+    ``chunk_shapes [P, 2]``, ``hamiltonian_hartree [n_spin, n_entries]``, ``overlap [n_entries]``,
+    ``n_electrons`` (-1 if unknown), ``numbers``, ``positions_angstrom``, ``cell_angstrom``,
+    ``pbc``, ``basis``, ``ao_order``, ``format`` and ``format_version``.
+
+    Raises:
+        HamnetError: another order than hamnet's; a file that cannot be written.
+    """
+    if order != "hamnet":
+        raise HamnetError(
+            f"blocks of crystals are written in hamnet's orbital order, not '{order}'; "
+            "'hamnet data export' writes the formats of other codes"
+        )
+    structure, layout = prediction.structure, prediction.layout
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            format=FORMAT,
+            format_version=FORMAT_VERSION,
+            atom_pairs=layout.atom_pairs,
+            chunk_boundaries=layout.boundaries,
+            chunk_shapes=layout.shapes,
+            hamiltonian_hartree=prediction.hamiltonian.entries,
+            overlap=prediction.overlap.entries,
+            n_electrons=-1 if prediction.n_electrons is None else prediction.n_electrons,
+            numbers=structure.numbers,
+            positions_angstrom=structure.positions,
+            cell_angstrom=structure.cell,
+            pbc=structure.pbc,
+            basis=prediction.basis.name,
             ao_order=order,
         )
 

@@ -10,7 +10,7 @@ from hamnet.integrals import basis_of
 from hamnet.interop.pyscf import Mole
 from hamnet.models.metadata import Metadata
 from hamnet.prediction import Prediction
-from hamnet.structure import FloatArray, Structure, check_contacts, symbol
+from hamnet.structure import FloatArray, Structure, check_cell, check_contacts, symbol
 from hamnet.units import HARTREE_TO_EV
 
 NEAR_ZERO_GAP_EV = 0.2
@@ -45,10 +45,19 @@ def check_elements(structure: Structure, elements: tuple[int, ...]) -> None:
 
 
 def untrained(structure: Structure, metadata: Metadata) -> tuple[str, ...]:
-    """Return in which respects a structure is none that the model was trained for."""
+    """Return in which respects a structure is none that the model was trained for.
+
+    Raises:
+        HamnetError: lattice vectors that make no crystal.
+    """
     found = []
-    if structure.is_periodic:
-        found.append("the structure is periodic, but the model was trained on molecules")
+    if structure.is_periodic != metadata.periodic:
+        kind, learnt = "periodic", "molecules"
+        if not structure.is_periodic:
+            kind, learnt = "a molecule (pbc is False everywhere)", "crystals"
+        found.append(f"the structure is {kind}, but the model was trained on {learnt}")
+    elif structure.is_periodic:
+        check_cell(structure)
     for name, value, trained in (
         ("charge", structure.charge, metadata.charges),
         ("spin", structure.spin, metadata.spins),

@@ -103,6 +103,7 @@ class Metadata(Section):
         pairs: block types that were trained, as element symbols such as ``O`` and ``H-O``.
         charges: total charges in the training data.
         spins: numbers of unpaired electrons in the training data.
+        periodic: trained on crystals; else on molecules.
         reference: H0 that is added to what the network gives: ``none``, ``sap``, ``minao``.
         n_neighbours: mean number of neighbours within the message cutoff.
         ranges: distances and neighbourhoods in the training data.
@@ -123,6 +124,7 @@ class Metadata(Section):
     pairs: tuple[str, ...]
     charges: tuple[int, ...] = (0,)
     spins: tuple[int, ...] = (0,)
+    periodic: bool = False
     reference: str = "none"
     n_neighbours: float = 1.0
     ranges: TrainingRanges = TrainingRanges()

@@ -18,6 +18,7 @@ from hamnet.integrals import overlap, reference_hamiltonian, valence_electrons
 from hamnet.interop.pyscf import Mole
 from hamnet.interop.structures import System, to_structure
 from hamnet.irreps import BlockType, block_irreps
+from hamnet.lattice import pair_overlaps, valence_charges
 from hamnet.models.guards import (
     check_elements,
     orbital_warnings,
@@ -174,7 +175,8 @@ class HamiltonianModel(nn.Module):
             systems: hamnet structures, ASE atoms, built PySCF molecules in the basis of the model.
             force: predict also what the model was not trained for, as far as its network can; what
                 was forced is in the prediction's warnings. Elements and pairs of elements without
-                weights are never predicted. A periodic structure is taken as a molecule in a box.
+                weights are never predicted. A model of molecules takes a crystal as a molecule in
+                a box.
                 An open shell gets the one H of a closed shell for both spins.
 
         Raises:
@@ -191,9 +193,9 @@ class HamiltonianModel(nn.Module):
             structure, remark = self._accept(system, force)
             structures.append(structure)
             remarks.append(remark)
-            s = overlap(structure, self.basis)
-            samples.append(make_sample(structure, s.layout, self.basis, self.cutoffs))
-            self.check_pairs(samples[-1].graph)
+            sample, s = self._unlabelled(structure)
+            self.check_pairs(sample.graph)
+            samples.append(sample)
             overlaps.append(s)
         if not samples:
             return []
@@ -203,6 +205,9 @@ class HamiltonianModel(nn.Module):
         for structure, s, delta, sample, remark in zip(
             structures, overlaps, _split(run), samples, remarks, strict=True
         ):
+            if structure.is_periodic:
+                out.append(self._crystal(structure, delta, s, sample, remark))
+                continue
             h = delta
             if reference != "none":
                 h = delta + reference_hamiltonian(structure, level, reference, self.basis).entries
@@ -221,7 +226,51 @@ class HamiltonianModel(nn.Module):
         if not force:
             refuse(faults)
             return structure, ()
-        return runnable(structure), tuple(f"forced: {fault}" for fault in faults)
+        if not self.metadata.periodic:
+            structure = runnable(structure)
+        return structure, tuple(f"forced: {fault}" for fault in faults)
+
+    def _unlabelled(self, structure: Structure) -> tuple[Sample, HamiltonianBlocks]:
+        """Return graph and overlap of a structure.
+
+        Raises:
+            HamnetError: the basis is not one of PySCF's.
+        """
+        if not structure.is_periodic:
+            s = overlap(structure, self.basis)
+            return make_sample(structure, s.layout, self.basis, self.cutoffs), s
+        level = self.metadata.level
+        if not level.pseudo:
+            raise HamnetError(
+                f"the overlap of the basis '{self.basis.name}' ({level.program}) cannot be "
+                "computed: PySCF has no such orbitals; give structures with labels"
+            )
+        sample = make_sample(structure, None, self.basis, self.cutoffs)
+        return sample, pair_overlaps(structure, self.basis, sample.layouts[0], level.pseudo)
+
+    def _crystal(
+        self,
+        structure: Structure,
+        hamiltonian: np.ndarray,
+        s: HamiltonianBlocks,
+        sample: Sample,
+        remarks: tuple[str, ...] = (),
+    ) -> Prediction:
+        """Return the prediction of a crystal: H and S; `hamnet.bands` makes bands of them."""
+        pseudo, none = self.metadata.level.pseudo, np.zeros((1, 0))
+        outside = range_warnings(sample.graph, self.metadata.ranges, self.cutoffs)
+        return Prediction(
+            structure=structure,
+            basis=self.basis,
+            hamiltonian=HamiltonianBlocks(s.layout, hamiltonian[None]),
+            overlap=s,
+            orbital_energies=none,
+            coefficients=np.zeros((1, s.layout.n_orbitals, 0)),
+            occupations=none,
+            warnings=(*remarks, *outside),
+            level=self.metadata.level,
+            n_electrons=valence_charges(structure, self.basis.name, pseudo) if pseudo else None,
+        )
 
     def _finish(
         self, prediction: Prediction, sample: Sample, remarks: tuple[str, ...] = ()
@@ -249,6 +298,11 @@ class HamiltonianModel(nn.Module):
         run = self.infer(batch_samples(samples))
         out = []
         for record, delta, sample in zip(records, _split(run), samples, strict=True):
+            if record.structure.is_periodic:
+                s = record.blocks("overlap")
+                kept = delta[: s.layout.n_entries]  # pairs that the label lacks stand behind
+                out.append(self._crystal(record.structure, kept, s, sample))
+                continue
             h = delta if reference == "none" else delta + record.references[reference]
             n_electrons = round(float(record.occupations.sum()))
             s = record.blocks("overlap")

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hamnet.blocks import entry_weights
 from hamnet.data.samples import Sample
 from hamnet.irreps import BlockType, IrrepClass
-from hamnet.metrics import entry_weights
 from hamnet.models.so2_network import NetworkOutput
 from hamnet.nn.assembler import BlockAssembler
 from hamnet.nn.covariance import ReadoutCovariance

@@ -1,6 +1,7 @@
 """What happens beside the steps: the history file and lines of progress."""
 
 import csv
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,12 +99,15 @@ class Heartbeat(lightning.Callback):
 def describe(metrics: dict[str, float]) -> str:
     """Return the main errors as one line."""
     units = {"uha": "µHa", "mev": "meV"}
-    names = ("h_mae_uha", "eps_occ_mae_mev", "homo_mae_mev", "lumo_mae_mev", "gap_mae_mev")
+    names = (
+        *("h_mae_uha", "h_mae_mev", "bands_mae_mev", "bands_max_mev"),
+        *("eps_occ_mae_mev", "homo_mae_mev", "lumo_mae_mev", "gap_mae_mev"),
+    )
     parts = [
         f"{n.removesuffix('_' + u).removesuffix('_mae')} {metrics[n]:.4g} {unit}"
         for n in names
         for u, unit in units.items()
-        if n.endswith(u) and n in metrics
+        if n.endswith(u) and math.isfinite(metrics.get(n, math.nan))
     ]
     return ", ".join(parts)
 

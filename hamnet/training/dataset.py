@@ -1,15 +1,38 @@
 """Records of a store as training data, kept in memory ready for the loss while they fit."""
 
+import math
 from collections.abc import Callable, Iterable
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from hamnet.data.record import Record
-from hamnet.data.samples import Sample, record_sample
+from hamnet.data.samples import Sample, record_sample, record_target
 from hamnet.data.store import Store
 
 CACHE_LIMIT = 4e9
 """Bytes of samples that a process keeps in memory; beyond that they are made anew."""
+
+SUPPORT = 1e-5
+"""Hartree (and the same for S); pairs of crystals whose blocks are smaller set no cutoff."""
+
+
+def support_radius(records: Iterable[Record]) -> float:
+    """Return the largest distance of two atoms whose block of H - mu S or S is not negligible.
+
+    A crystal's labels know themselves how far H reaches: Angstrom, rounded up to a tenth.
+    """
+    largest = 0.0
+    for record in records:
+        layout = record.layout
+        pairs = layout.atom_pairs
+        size = np.abs(np.stack([record_target(record, "none").numpy(), record.overlap])).max(axis=0)
+        kept = np.maximum.reduceat(size, layout.boundaries[:-1]) > SUPPORT
+        i, j = pairs[kept, 3], pairs[kept, 4]
+        positions = record.structure.positions
+        vector = positions[j] + pairs[kept, :3] @ record.structure.cell - positions[i]
+        largest = max(largest, float(np.linalg.norm(vector, axis=1).max()))
+    return math.ceil(10 * largest + 1e-6) / 10
 
 
 class RecordDataset(Dataset[Record]):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import time
 import zipfile
 from collections.abc import Mapping
@@ -143,6 +144,7 @@ def _candidate(name: str, setup: Setup, config: TrainConfig, report: Report) -> 
         both = (setup.train, setup.validation)
         fitted = solve_readout(model, *(sample_batches(s, config.training) for s in both))
         wanted = config.readout.uncertainty and len(setup.validation) > 0
+        wanted = wanted and not model.metadata.periodic
         if wanted and parallel.rank() == 0:  # which alone writes the model
             few = sample_batches(setup.validation, config.training, MAX_FRAMES, shared=False)
             covariance = fit_covariance(model, fitted, few)
@@ -207,7 +209,9 @@ def _validate(
         predictions = model.predict_labelled(batch)
         frames += [frame_metrics(p, r) for p, r in zip(predictions, batch, strict=True)]
     frames = parallel.gather(frames)
-    return summarise(frames) if frames else {}
+    if not frames:
+        return {}
+    return {name: x for name, x in summarise(frames).items() if math.isfinite(x)}
 
 
 def _write_json(path: Path, data: Mapping[str, object]) -> None:

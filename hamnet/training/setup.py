@@ -19,7 +19,7 @@ from hamnet.nn.readout import block_rows, block_types
 from hamnet.structure import IntArray
 from hamnet.training.callbacks import Report
 from hamnet.training.config import TrainConfig
-from hamnet.training.dataset import RecordDataset, SampleDataset
+from hamnet.training.dataset import RecordDataset, SampleDataset, support_radius
 from hamnet.training.finetune import describe_start, inherit, take_over
 
 
@@ -55,14 +55,14 @@ def set_up(
         config: all settings.
         report: takes lines of progress.
         parent: model to start from, see `hamnet.training.finetune.load_parent`.
+
+    Raises:
+        HamnetError: molecules and crystals in one file.
     """
     torch.manual_seed(config.training.seed)
+    cutoffs = choose_cutoffs(store, split["train"], config)
     train, validation = (
-        SampleDataset(
-            RecordDataset(store, split[name]),
-            (config.model.message_cutoff, config.model.pair_cutoff),
-            config.target.reference,
-        )
+        SampleDataset(RecordDataset(store, split[name]), cutoffs, config.target.reference)
         for name in ("train", "validation")
     )
     metadata = _metadata(store, train, split, config)
@@ -108,6 +108,25 @@ def choose_split(store: Store, config: TrainConfig) -> dict[str, IntArray]:
     return split
 
 
+def choose_cutoffs(store: Store, training: IntArray, config: TrainConfig) -> tuple[float, float]:
+    """Return message and pair cutoff, Angstrom: of crystals the labels' own support at the most.
+
+    Raises:
+        HamnetError: molecules and crystals in one file.
+    """
+    model = config.model
+    kinds = {store.structure(int(k)).is_periodic for k in training}
+    if len(kinds) == 2:
+        raise HamnetError(
+            f"{store.path}: holds molecules and crystals; train a model for each, 'hamnet data' "
+            "splits files"
+        )
+    pair = model.pair_cutoff
+    if kinds == {True}:
+        pair = min(pair, support_radius(store[int(k)] for k in training))
+    return min(model.message_cutoff, pair), pair
+
+
 def _metadata(
     store: Store, samples: SampleDataset, split: Mapping[str, IntArray], config: TrainConfig
 ) -> Metadata:
@@ -134,7 +153,10 @@ def _metadata(
         reference=config.target.reference,
         n_neighbours=n_messages / n_atoms,
         ranges=ranges.result(),
-        model=config.model,
+        periodic=samples.records[0].structure.is_periodic,
+        model=config.model.model_copy(
+            update=dict(zip(("message_cutoff", "pair_cutoff"), samples.cutoffs, strict=True))
+        ),
         data=TrainingData(
             name=str(store.card.get("name", store.path.stem)),
             licence=str(store.card.get("licence", "")),

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hamnet.blocks import entry_weights
 from hamnet.data.record import Record
 from hamnet.data.samples import Sample
-from hamnet.metrics import entry_weights
 from hamnet.models import HamiltonianModel
 from hamnet.models.metadata import QUANTITIES, Calibration
 from hamnet.nn.covariance import SKETCH_SIZE, ReadoutCovariance

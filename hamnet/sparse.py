@@ -1,0 +1,171 @@
+"""A few states around an energy, of matrices too large for a dense solution: shift and invert.
+
+``(H - sigma S)^-1 S c = c / (e - sigma)``: the states nearest to sigma are the largest ones of the
+left side, which Lanczos steps (ARPACK) find after one sparse factorisation (SuperLU). The signs of
+the factors' diagonal count the states below sigma (Sylvester's law of inertia).
+"""
+
+import os
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+from scipy.sparse.linalg import LinearOperator, eigsh, splu
+
+from hamnet.errors import HamnetError
+from hamnet.structure import FloatArray
+
+FILL = 9.0
+"""Numbers in the factors over ``nnz sqrt(log2 n)``."""
+
+_MAX_HALVINGS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class NearStates:
+    """States around an energy.
+
+    Attributes:
+        energies: ascending, Hartree, ``[n]``.
+        first: number of states below the first of them.
+    """
+
+    energies: FloatArray
+    first: int
+
+
+def factor_bytes(matrix: scipy.sparse.csr_array) -> float:
+    """Return about how much memory the factorisation of a Hermitian matrix takes."""
+    n = matrix.shape[0]
+    return float(FILL * matrix.nnz * np.sqrt(np.log2(max(n, 2))) * (matrix.dtype.itemsize + 4))
+
+
+def check_memory(wanted: float, what: str) -> None:
+    """Refuse what does not fit into memory, before it is begun.
+
+    Args:
+        wanted: bytes.
+        what: for the message.
+
+    Raises:
+        HamnetError: more than what is free.
+    """
+    free = available_memory()
+    if wanted > free:
+        raise HamnetError(
+            f"{what} takes about {wanted / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
+        )
+
+
+def available_memory() -> float:
+    """Return the bytes of memory that can be had; infinity where the system does not say."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) + _cached()
+    except (ValueError, OSError, AttributeError):
+        return float("inf")
+
+
+def _cached() -> float:
+    """Return the bytes of files that Linux keeps in memory only as long as nobody needs it."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            rows = dict(line.split(":", 1) for line in file)
+        return 1024.0 * (float(rows["Cached"].split()[0]) - float(rows["Shmem"].split()[0]))
+    except (OSError, KeyError, ValueError):
+        return 0.0
+
+
+class Shifted:
+    """The factors of ``H - sigma S``.
+
+    Args:
+        hamiltonian: sparse Hermitian, ``[n, n]``.
+        overlap: likewise, positive.
+        sigma: Hartree; no state may lie exactly there.
+
+    Raises:
+        HamnetError: the factors do not fit into memory; sigma is a state.
+    """
+
+    def __init__(
+        self, hamiltonian: scipy.sparse.csr_array, overlap: scipy.sparse.csr_array, sigma: float
+    ) -> None:
+        self.hamiltonian, self.overlap, self.sigma = hamiltonian, overlap, sigma
+        matrix = scipy.sparse.csc_array(hamiltonian - sigma * overlap)
+        check_memory(factor_bytes(matrix), f"factorising {matrix.shape[0]} orbitals")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                self._lu = splu(
+                    matrix,
+                    permc_spec="MMD_AT_PLUS_A",
+                    diag_pivot_thresh=0.0,
+                    options={"SymmetricMode": True},
+                )
+        except (RuntimeError, Warning) as error:
+            raise HamnetError(
+                f"H - sigma S cannot be factorised at sigma = {sigma:.6f} Hartree ({error})"
+            ) from error
+
+    def n_below(self) -> int:
+        """Return the number of states below sigma.
+
+        Raises:
+            HamnetError: rows were exchanged, so that the factors say nothing about signs.
+        """
+        if not np.array_equal(self._lu.perm_r, self._lu.perm_c):
+            raise HamnetError(
+                f"states below {self.sigma:.6f} Hartree cannot be counted: the factorisation had "
+                "to exchange rows"
+            )
+        return int((self._lu.U.diagonal().real < 0).sum())
+
+    def states(self, n_states: int) -> NearStates:
+        """Return the states nearest to sigma and their place among all."""
+        size = self.hamiltonian.shape[0]
+        inverse = LinearOperator((size, size), matvec=self._lu.solve, dtype=self.hamiltonian.dtype)
+        start = np.random.default_rng(0).normal(size=size).astype(self.hamiltonian.dtype)
+        energies = eigsh(
+            self.hamiltonian,
+            k=min(n_states, size - 2),
+            M=self.overlap,
+            sigma=self.sigma,
+            OPinv=inverse,
+            v0=start,
+            return_eigenvectors=False,
+        )
+        energies = np.sort(np.asarray(energies).real)
+        below = int((energies < self.sigma).sum())
+        return NearStates(energies, self.n_below() - below)
+
+
+def find_level(
+    hamiltonian: scipy.sparse.csr_array,
+    overlap: scipy.sparse.csr_array,
+    n_states: float,
+    tolerance: float,
+    bracket: tuple[float, float] = (-1.0, 1.0),
+) -> float:
+    """Return an energy below which there are ``n_states`` states, give or take ``tolerance``.
+
+    Args:
+        hamiltonian: sparse Hermitian, ``[n, n]``.
+        overlap: likewise.
+        n_states: wanted number of states below.
+        tolerance: in states.
+        bracket: energies to begin with, Hartree.
+
+    Raises:
+        HamnetError: see `Shifted`; no such level.
+    """
+    low, high = bracket
+    for _ in range(_MAX_HALVINGS):
+        middle = 0.5 * (low + high)
+        count = Shifted(hamiltonian, overlap, middle).n_below()
+        if abs(count - n_states) <= tolerance:
+            return middle
+        low, high = (middle, high) if count < n_states else (low, middle)
+        if high - low < 1e-9:
+            low, high = low - (bracket[1] - bracket[0]), high + (bracket[1] - bracket[0])
+    raise HamnetError(f"no energy has {n_states:g} +- {tolerance:g} states below it")
