@@ -154,7 +154,9 @@ def test_commands(run, tmp_path):
     rows = " ".join(f"{x:.8f}" for x in s.cell.ravel())
     atoms = "\n".join(f"C {x:.8f} {y:.8f} {z:.8f}" for x, y, z in s.positions)
     cell.write_text(f'{len(s)}\nLattice="{rows}" pbc="T T F"\n{atoms}\n', encoding="utf-8")
-    predicted = CliRunner().invoke(app, ["predict", model, str(cell), "-o", str(tmp_path / "p")])
+    predicted = CliRunner().invoke(
+        app, ["predict", model, str(cell), "-o", str(tmp_path / "p"), "--npz"]
+    )
     assert predicted.exit_code == 0, predicted.output
     with np.load(tmp_path / "p" / "frame_000000.npz") as file:
         assert file["atom_pairs"].shape[1] == 5
