@@ -127,7 +127,16 @@ class Prediction:
 
     @cached_property
     def density_matrix(self) -> FloatArray:
-        """``P = C n C^T`` of each spin channel, hamnet's order, ``[n_spin, n, n]``."""
+        """``P = C n C^T`` of each spin channel, hamnet's order, ``[n_spin, n, n]``.
+
+        Raises:
+            HamnetError: a crystal.
+        """
+        if self.structure.is_periodic:
+            raise HamnetError(
+                "the prediction of a crystal is H and S, without orbitals and a density; see "
+                "hamnet.bands"
+            )
         return properties.density_matrix(self.coefficients, self.occupations)
 
     @property

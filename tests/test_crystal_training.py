@@ -161,6 +161,14 @@ def test_commands(run, tmp_path):
     with np.load(tmp_path / "p" / "frame_000000.npz") as file:
         assert file["atom_pairs"].shape[1] == 5
         assert int(file["n_electrons"]) == 4 * len(s)
+    row = json.loads((tmp_path / "p" / "predictions.jsonl").read_text(encoding="utf-8"))
+    assert np.allclose(row["cell_angstrom"], s.cell, atol=1e-7)
+    assert row["pbc"] == [True, True, False]
+    refused = CliRunner().invoke(
+        app, ["predict", model, str(cell), "-o", str(tmp_path / "q"), "--properties", "charges"]
+    )
+    assert refused.exit_code == 1
+    assert "leave out --properties" in " ".join(refused.output.split())
 
 
 def test_molecules_and_crystals_are_not_mixed(run, tmp_path):

@@ -73,6 +73,20 @@ class Output(Section):
         for name in self.properties:
             look_up("property", name, {**dict.fromkeys(PROPERTIES), DOS: None})
 
+    def check_crystals(self) -> None:
+        """Check that nothing is asked for that crystals have not: whatever is made of orbitals.
+
+        Raises:
+            HamnetError: names what.
+        """
+        asked = {"--molden": self.molden, "--cube": self.cubes, "--properties": self.properties}
+        if found := [name for name, value in asked.items() if value]:
+            raise HamnetError(
+                f"the model was trained on crystals, of which H and S are predicted and no "
+                f"orbitals: leave out {', '.join(found)}; --npz writes H and S, 'hamnet bands' "
+                "makes bands of them"
+            )
+
     @property
     def in_rows(self) -> tuple[str, ...]:
         """The properties that are columns."""

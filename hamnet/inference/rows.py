@@ -125,6 +125,8 @@ def frame_values(frame: Frame, number: int, level: LevelOfTheory | None) -> dict
     structure = frame.structure
     if isinstance(structure, HamnetError):
         return values
+    if structure.is_periodic:
+        values |= {"cell_angstrom": structure.cell.tolist(), "pbc": structure.pbc.tolist()}
     return values | {
         "formula": structure.formula,
         "charge": structure.charge,

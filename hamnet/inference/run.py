@@ -74,9 +74,11 @@ def predict_files(
         on_row: is told the number of rows and each new row.
 
     Raises:
-        HamnetError: unknown names in ``output``; predictions of something else in ``out``; a file
-            that cannot be written.
+        HamnetError: unknown names in ``output``, or orbitals of crystals; predictions of something
+            else in ``out``; a file that cannot be written.
     """
+    if model.metadata.periodic:
+        output.check_crystals()
     exact = copy.deepcopy(model)
     exact.network.double()
     source = {"model": fingerprint(model), "charge": charge, "spin": spin, "force": force}

@@ -16,7 +16,10 @@ from hamnet.structure import FloatArray
 
 ORBITAL_COLUMNS = ("row", "channel", "orbital", "occupation", "energy_ev")
 
-_NOT_INFO = ("numbers", "positions_angstrom", "orbital_energies_ev", "occupations", "error")
+_NOT_INFO = (
+    *("numbers", "positions_angstrom", "cell_angstrom", "pbc"),
+    *("orbital_energies_ev", "occupations", "error"),
+)
 _PER_ATOM = ("mulliken_charges", "loewdin_charges")
 
 
@@ -73,7 +76,8 @@ def _atoms(row: Mapping[str, Any]) -> Atoms:
         for key, value in row.items()
         if key not in skip and value not in (None, "", [])
     }
-    atoms = Atoms(row["numbers"], row["positions_angstrom"], info=info)
+    where = {"cell": row.get("cell_angstrom"), "pbc": row.get("pbc", False)}
+    atoms = Atoms(row["numbers"], row["positions_angstrom"], info=info, **where)
     for name in _PER_ATOM:
         if name in row:
             atoms.set_array(name, np.array(row[name]))
