@@ -14,7 +14,7 @@ from hamnet.blocks import HamiltonianBlocks
 from hamnet.data.record import Record
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
-from hamnet.metrics import METRICS, frame_metrics, h_mae, summarise
+from hamnet.metrics import CRYSTALS_ONLY, METRICS, frame_metrics, h_mae, summarise
 from hamnet.models import HamiltonianModel, load_model
 from hamnet.models.stream import Predictor, predict_records
 from hamnet.training.batches import sample_batches
@@ -151,7 +151,7 @@ def errors(model: Predictor, records: Sequence[Record], reference: str) -> Row:
             of_h0.append(HARTREE_TO_UHA * h_mae(h0, record.blocks("hamiltonian")))
     means = summarise(frames) if frames else dict.fromkeys(METRICS, float("nan"))
     row: Row = {"frames": len(frames), "failed_frames": failed}
-    row |= {name: rounded(value) for name, value in means.items()}
+    row |= {name: rounded(value) for name, value in means.items() if name not in CRYSTALS_ONLY}
     row["spurious_frames"] = sum(frame["spurious_low"] > 0 for frame in frames)
     if of_h0:
         row["h0_reduction"] = rounded(float(np.mean(of_h0)) / max(means["h_mae_uha"], 1e-9))

@@ -46,6 +46,9 @@ METRICS: Mapping[str, str] = {
 }
 """What `frame_metrics` returns, with its meaning."""
 
+CRYSTALS_ONLY = ("h_mae_mev", "bands_mae_mev", "bands_max_mev")
+"""Those that no molecule has."""
+
 SPURIOUS_DEPTH_MEV = 50.0
 """A spurious orbital lies more than this below the true LUMO ..."""
 SPURIOUS_REACH_EV = 1.0
