@@ -122,7 +122,7 @@ def choose_cutoffs(store: Store, training: IntArray, config: TrainConfig) -> tup
             "splits files"
         )
     pair = model.pair_cutoff
-    if kinds == {True}:
+    if kinds == {True} and config.training.start_from is None:  # a parent's weights know its own
         pair = min(pair, support_radius(store[int(k)] for k in training))
     return min(model.message_cutoff, pair), pair
 
