@@ -336,19 +336,6 @@ def test_lengths_in_another_unit_are_found_out(tmp_path, factor):
     assert "are the lengths in another unit?" in answer.stderr
 
 
-def test_training_on_crystals_is_refused_by_name(tmp_path):
-    for k in range(3):
-        folder = tmp_path / "d" / str(k)
-        folder.mkdir(parents=True)
-        command = legacy(folder)
-        np.savetxt(folder / "site_positions.dat", (POSITIONS + k).T)
-    assert run(command, tmp_path / "d", tmp_path / "a.h5").exit_code == 0
-    train = ["train", str(tmp_path / "a.h5"), "-o", str(tmp_path / "run"), "--set"]
-    answer = CliRunner().invoke(app, [*train, "target.reference=none"])
-    assert answer.exit_code == 1
-    assert "models learn molecules only" in answer.stderr
-
-
 def test_harmonics_and_orders_hold_for_f_shells():
     mole = gto.M(atom="He 0.3 -0.2 0.5; C 1.0 0.7 -0.4", basis="cc-pvtz", verbose=0)
     f = [k for k, label in enumerate(mole.ao_labels()) if "C 4f" in label]
