@@ -142,7 +142,7 @@ def test_the_id_follows_geometry_charge_and_spin(change, same):
             Structure([2], [[0, 0, 0]], cell=np.eye(3), pbc=[True] * 3),
             QUICK,
             "input",
-            "labels of crystals",
+            "the structure is periodic",
         ),
         (
             Structure([92], [[0, 0, 0]]),
