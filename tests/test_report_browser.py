@@ -175,12 +175,12 @@ def test_orbitals_are_drawn_and_can_be_changed(visit):
 
 
 def test_without_webgl_the_outlines_are_shown(driver, report):
-    browser = launch(driver, "--disable-3d-apis")
+    browser = launch(driver, "--disable-gpu", "--disable-software-rasterizer")
     page = browser.new_page()
     page.set_default_timeout(DRAWN_MS)
     page.goto(report)
     page.locator("#orbital-note").scroll_into_view_if_needed()
-    page.get_by_text("cannot show surfaces").wait_for()
+    page.get_by_text("cannot show surfaces in three dimensions (no WebGL)").wait_for()
     assert page.locator("#orbital-viewer").is_hidden()
     assert page.locator("details figure svg").first.is_visible()
     browser.close()

@@ -345,7 +345,7 @@ class SO2Network(nn.Module):
         """
         degree, n = self.degree, self.channels[0]
         parity = 1 - 2 * (degree % 2).to(weights)  # of the opposite direction
-        out = weights.new_zeros(n_atoms, len(degree), n)
+        out = fade.new_zeros(n_atoms, len(degree), n)  # weights may be bf16
         for part, f, both in zip(
             frames.pieces(), fade.split(PIECE), _directions(weights), strict=True
         ):

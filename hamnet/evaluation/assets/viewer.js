@@ -103,13 +103,18 @@
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
   }
 
+  function hasWebGL() {
+    const canvas = document.createElement("canvas");
+    return Boolean(canvas.getContext("webgl2") || canvas.getContext("webgl"));
+  }
+
   async function start() {
     try {
+      if (!hasWebGL()) throw new Error("no WebGL");
       await loadLibrary();
       for (const side of ["predicted", "label"]) {
         const box = root.querySelector(`[data-side=${side}]`);
         viewers[side] = $3Dmol.createViewer(box, { antialias: true, minimumZoomToDistance: 3 });
-        if (!viewers[side]) throw new Error("no WebGL");
       }
       viewers.predicted.linkViewer(viewers.label);
       viewers.label.linkViewer(viewers.predicted);
