@@ -1,6 +1,7 @@
 """Real labels for the tests, each made once per run."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hamnet.prediction import Prediction
 from hamnet.spectrum import solve
 from hamnet.structure import Structure
 from hamnet_datasets.labels import label
+from tests.synthetic import write_store
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they bring
 
@@ -63,6 +65,18 @@ def radical_record() -> Record:
 @pytest.fixture(scope="session")
 def water_basis(water_records: list[Record]) -> OrbitalBasis:
     return basis_for(water_records[0].structure, LEVEL.basis)
+
+
+@pytest.fixture(scope="module")
+def store(
+    tmp_path_factory: pytest.TempPathFactory,
+    many_waters: list[Record],
+    level: LevelOfTheory,
+    water_basis: OrbitalBasis,
+) -> Path:
+    """The sixteen waters as a file."""
+    path = tmp_path_factory.mktemp("data") / "water.h5"
+    return write_store(path, many_waters, level, water_basis)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Records of noise, in no time: for tests of files. Also run in other processes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +50,14 @@ def write_records(path: Path, n: int) -> None:
         for k in range(n):
             writer.append(make_record(k), BASIS, order=k)
         writer.finish()
+
+
+def write_store(
+    path: Path, records: Iterable[Record], level: LevelOfTheory, basis: OrbitalBasis
+) -> Path:
+    """Write records that hold both references; return the path."""
+    with Writer(path, level, references=("minao", "sap")) as writer:
+        for record in records:
+            writer.append(record, basis)
+        writer.finish()
+    return path

@@ -12,7 +12,6 @@ import torch
 
 from hamnet.blocks import from_dense, to_dense
 from hamnet.data.store import Store
-from hamnet.data.writer import Writer
 from hamnet.metrics import CRYSTALS_ONLY, METRICS, h_mae
 from hamnet.models.model import MODELS
 from hamnet.structure import Structure
@@ -32,16 +31,6 @@ def modules():
     yield sys.modules
     sys.path.remove(str(BENCHMARKS))
     del MODELS["so2-published-tracegrad"]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory, many_waters, level, water_basis):
-    path = tmp_path_factory.mktemp("data") / "water.h5"
-    with Writer(path, level, references=("minao", "sap")) as writer:
-        for record in many_waters:
-            writer.append(record, water_basis)
-        writer.finish()
-    return path
 
 
 def polynomial_records(records, basis, rng):

@@ -16,6 +16,7 @@ from hamnet.data.writer import Writer
 from hamnet.inference.folder import PredictionFolder
 from hamnet.interop.ase import Frame
 from hamnet_cli.app import app
+from tests.synthetic import write_store
 
 GOOD = "3\ngood\nO 0 0 0\nH 0.76 0.59 0\nH -0.76 0.59 0\n"
 BAD_FRAMES = {
@@ -36,19 +37,6 @@ def hamnet(*arguments):
     result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     return result, lines
-
-
-def write_store(path, records, level, basis):
-    with Writer(path, level, references=("minao", "sap")) as writer:
-        for record in records:
-            writer.append(record, basis)
-        writer.finish()
-    return path
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory, many_waters, level, water_basis):
-    return write_store(tmp_path_factory.mktemp("d") / "water.h5", many_waters, level, water_basis)
 
 
 @pytest.fixture(scope="module")

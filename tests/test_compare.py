@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
 from hamnet.evaluation import evaluate
 from hamnet.evaluation.bootstrap import mean_interval, resampled
@@ -112,16 +111,6 @@ def test_missing_numbers_are_left_out():
 
 def hamnet(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory, many_waters, level, water_basis):
-    path = tmp_path_factory.mktemp("d") / "water.h5"
-    with Writer(path, level, references=("minao", "sap")) as writer:
-        for record in many_waters:
-            writer.append(record, water_basis)
-        writer.finish()
-    return path
 
 
 def train(store, out, *settings):

@@ -91,16 +91,6 @@ def settings(*more):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, many_waters, level, water_basis):
-    path = tmp_path_factory.mktemp("data") / "water.h5"
-    with Writer(path, level, references=("minao", "sap")) as writer:
-        for record in many_waters:
-            writer.append(record, water_basis)
-        writer.finish()
-    return path
-
-
-@pytest.fixture(scope="module")
 def mixed(tmp_path_factory, many_waters, level):
     """Six waters and a hydrogen fluoride, in an order of their own."""
     fluoride = label(

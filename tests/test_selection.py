@@ -8,7 +8,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
 from hamnet.interop.ase import read_frames
 from hamnet.models import load_model
@@ -32,15 +31,10 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, many_waters, water_basis, level):
-    folder = tmp_path_factory.mktemp("select")
-    with Writer(folder / "water.h5", level, references=("minao", "sap")) as writer:
-        for record in many_waters:
-            writer.append(record, water_basis)
-        writer.finish()
-    config = load_config(overrides=SMALL)
-    train(folder / "water.h5", folder / "run", config, report=lambda _: None)
-    return folder / "run"
+def run(tmp_path_factory, store):
+    out = tmp_path_factory.mktemp("select") / "run"
+    train(store, out, load_config(overrides=SMALL), report=lambda _: None)
+    return out
 
 
 def waters(rng, n, width):

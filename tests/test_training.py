@@ -51,16 +51,6 @@ def quiet(_):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, many_waters, level, water_basis):
-    path = tmp_path_factory.mktemp("data") / "water.h5"
-    with Writer(path, level, references=("minao", "sap")) as writer:
-        for record in many_waters:
-            writer.append(record, water_basis)
-        writer.finish()
-    return path
-
-
-@pytest.fixture(scope="module")
 def trained(store, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "a"
     return train(store, out, settings("training.max_steps=8"), report=quiet)

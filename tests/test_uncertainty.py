@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from hamnet.data.samples import batch_samples, make_sample
 from hamnet.data.store import Store
-from hamnet.data.writer import Writer
 from hamnet.evaluation.evaluate import Evaluation, FrameResult
 from hamnet.evaluation.tables import uncertainty_json
 from hamnet.integrals import overlap
@@ -159,16 +158,6 @@ def test_the_sketch_is_the_same_everywhere():
 
 
 SIGNS = "+---+-++-+--+-+-+++--+-+++++---++-+"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory, many_waters, level, water_basis):
-    path = tmp_path_factory.mktemp("data") / "water.h5"
-    with Writer(path, level, references=("minao", "sap")) as writer:
-        for record in many_waters:
-            writer.append(record, water_basis)
-        writer.finish()
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from pyscf.tools import molden
 from typer.testing import CliRunner
 
 import hamnet
-from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
 from hamnet.inference.scf import converge
 from hamnet.inference.warm_start import checked_guess, scf_residual
@@ -28,15 +27,10 @@ SMALL = ("model.channels=8", "model.pseudo_channels=2", "training.max_steps=0")
 
 
 @pytest.fixture(scope="module")
-def model_file(many_waters, level, water_basis, tmp_path_factory):
+def model_file(store, tmp_path_factory):
     """An instant model of sixteen waters, reference sap: H errors of about 1e-4 Ha."""
-    folder = tmp_path_factory.mktemp("warm")
-    with Writer(folder / "water.h5", level, references=("minao", "sap")) as writer:
-        for record in many_waters:
-            writer.append(record, water_basis)
-        writer.finish()
     config = load_config(overrides=[*SMALL, "target.reference=sap"])
-    return train(folder / "water.h5", folder / "run", config).model_file
+    return train(store, tmp_path_factory.mktemp("warm") / "run", config).model_file
 
 
 @pytest.fixture(scope="module")
