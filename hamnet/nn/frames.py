@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,11 +140,11 @@ class EdgeRows(nn.Module):
             ``(P, K, C)`` in edge rows, to be multiplied by `own_sign` for what the pair (i, j)
             sees, by `other_sign` for what (j, i) sees; layers fold that into their weights.
         """
-        return self._move(frames.rotate(nodes.index_select(0, atoms)), self.order)
+        return self._move(frames.rotate(nodes.index_select(0, atoms)), self.order, self.inverse)
 
     def back(self, x: Tensor, frames: PairFrames) -> Tensor:
         """Return ``(P, K, C)`` in laboratory rows: the transpose of `gather`, signs included."""
-        return frames.rotate_back(self._move(x, self.inverse))
+        return frames.rotate_back(self._move(x, self.inverse, self.order))
 
     def scatter(self, plus: Tensor, minus: Tensor, frames: PairFrames, nodes: Tensor) -> Tensor:
         """Add f(i, j) to atom i and f(j, i) to atom j.
@@ -165,5 +166,22 @@ class EdgeRows(nn.Module):
             nodes = nodes.index_add(0, atoms, self.back(both * (half * sign), frames))
         return nodes
 
-    def _move(self, x: Tensor, order: Tensor) -> Tensor:
-        return x.view(len(x), len(order), self.piece).index_select(1, order).view(x.shape)
+    def _move(self, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        pieces = x.view(len(x), len(order), self.piece)
+        moved: Tensor = _Permutation.apply(pieces, order, inverse)  # type: ignore[no-untyped-call]
+        return moved.view(x.shape)
+
+
+class _Permutation(torch.autograd.Function):
+    """Rows in another order; backward as well, instead of a sum over indices at twice the time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(order, inverse)
+        return x.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        order, inverse = ctx.saved_tensors
+        back: Tensor = _Permutation.apply(grads[0], inverse, order)  # type: ignore[no-untyped-call]
+        return back, None, None

@@ -129,7 +129,7 @@ class TrainingModule(lightning.LightningModule):
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimiser = AdamW(
-            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=True
+            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
 
         def factor(step: int) -> float:
