@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from hamnet.allocator import keep_freed_memory
+
 PACKAGES = ("hamnet", "torch", "e3nn", "numpy", "scipy", "pyscf", "lightning", "fairchem-core")
 """Whose versions are recorded, where they are installed."""
 
@@ -34,6 +36,7 @@ def parser(
         table: makes the markdown of ``--table`` from the rows of a file; `markdown` by default.
     """
     make = table or markdown
+    keep_freed_memory()  # as hamnet's commands do
 
     class Table(argparse.Action):
         def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
@@ -79,7 +82,7 @@ def seconds(
 def in_own_process(function: Callable[..., Row], *arguments: Any) -> Row:
     """Return what a function of a module returns in a new process, whose memory is its own."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=keep_freed_memory) as pool:
         return pool.submit(function, *arguments).result()
 
 

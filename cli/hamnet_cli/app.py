@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from hamnet.allocator import keep_freed_memory
 from hamnet.errors import HamnetError
 from hamnet_cli.bands import bands
 from hamnet_cli.common import complain
@@ -88,6 +89,7 @@ def main(
 
     Example: hamnet demo
     """
+    keep_freed_memory()
 
 
 app.command()(demo)
