@@ -31,7 +31,7 @@ class Hamnet(nn.Module):
         sign = self.rows.own_sign
         source = self.rows.gather(x, ends[1], frames)
         y, _ = self.linear(self.weights(source, embedding, sign))
-        back = self.rows.back(y * sign, frames)
+        back = self.rows.back(y.mul_(sign), frames)
         return torch.zeros_like(x).index_add(0, ends[0], back)
 
     def gflop(self, n_edges: int) -> dict[str, float]:

@@ -163,7 +163,7 @@ class EdgeRows(nn.Module):
             (frames.pairs[0], plus + minus, self.own_sign),
             (frames.pairs[1], plus - minus, self.other_sign),
         ):
-            nodes = nodes.index_add(0, atoms, self.back(both * (half * sign), frames))
+            nodes = nodes.index_add(0, atoms, self.back(both.mul_(half * sign), frames))
         return nodes
 
     def _move(self, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
