@@ -23,6 +23,23 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 OutDir = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
 
+Model = Annotated[Path, typer.Argument(help="Folder of a training run, or a model file.")]
+Files = Annotated[list[Path], typer.Argument(help="Structures, any file that ASE reads; Angstrom.")]
+Labels = Annotated[Path, typer.Argument(help="Labels, made by 'hamnet label'.")]
+Split = Annotated[str, typer.Option(help="train, validation, test or all.")]
+
+Charge = Annotated[
+    int | None, typer.Option(help="Charge of every frame, instead of what the file says.")
+]
+Spin = Annotated[int | None, typer.Option(help="Unpaired electrons of every frame, likewise.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first frames.")]
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Worker processes; default: one a processor.")
+]
+Reference = Annotated[str, typer.Option(help="Reference Hamiltonians to store: minao, sap, none.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Frames predicted at once.")]
+Compiled = Annotated[bool, typer.Option("--compile", help="Compile the network's convolutions.")]
+
 
 def complain(message: str) -> None:
     """Print an error to stderr."""

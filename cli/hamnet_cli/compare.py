@@ -5,19 +5,30 @@ from typing import Annotated
 
 import typer
 
-from hamnet_cli.common import Json, Quiet, complain, note, print_json, print_table, progress
+from hamnet_cli.common import (
+    BatchSize,
+    Json,
+    Labels,
+    Quiet,
+    Split,
+    complain,
+    note,
+    print_json,
+    print_table,
+    progress,
+)
 
 
 def compare(
     runs: Annotated[
         list[Path], typer.Argument(help="Folders of training runs, or model files; baseline first.")
     ],
-    data: Annotated[Path, typer.Argument(help="Labels, made by 'hamnet label'.")],
-    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
+    data: Labels,
+    split: Split = "test",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path(
         "compare"
     ),
-    batch_size: Annotated[int, typer.Option(min=1, help="Frames predicted at once.")] = 32,
+    batch_size: BatchSize = 32,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:

@@ -5,24 +5,35 @@ from typing import Annotated
 
 import typer
 
-from hamnet_cli.common import Json, Quiet, complain, note, print_json, print_table, progress
+from hamnet_cli.common import (
+    BatchSize,
+    Compiled,
+    Json,
+    Labels,
+    Model,
+    Quiet,
+    Split,
+    complain,
+    note,
+    print_json,
+    print_table,
+    progress,
+)
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Folder of a training run, or a model file.")],
-    data: Annotated[Path, typer.Argument(help="Labels, made by 'hamnet label'.")],
-    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
+    model: Model,
+    data: Labels,
+    split: Split = "test",
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder for the report.  [default: evaluate-SPLIT]"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Frames predicted at once.")] = 32,
+    batch_size: BatchSize = 32,
     orbitals: Annotated[
         bool, typer.Option(help="Show HOMO and LUMO of three frames in the report.")
     ] = True,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the network's convolutions.")
-    ] = False,
+    compiled: Compiled = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:

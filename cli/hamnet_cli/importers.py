@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hamnet.errors import HamnetError
-from hamnet_cli.common import Json, Quiet, complain
+from hamnet_cli.common import Json, Limit, Quiet, Reference, Workers, complain
 from hamnet_cli.label import print_report, reporting
 
 if TYPE_CHECKING:
@@ -31,15 +31,8 @@ BasisLabel = Annotated[str, typer.Option(help="Name of the orbitals, for the rec
 Program = Annotated[str, typer.Option(help="Code that made the matrices, for the record.")]
 Order = Annotated[str, typer.Option(help="Orbital order of the file.")]
 Orbitals = Annotated[str, typer.Option(help="Shells of every element: C=2s2p1d,H=2s1p.")]
-Reference = Annotated[
-    str, typer.Option(help="Reference Hamiltonians to compute: minao, sap, none.")
-]
 Citation = Annotated[str, typer.Option(help="Whom to cite.")]
 Licence = Annotated[str, typer.Option(help="Licence of the data.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first frames.")]
-Workers = Annotated[
-    int | None, typer.Option(min=0, help="Worker processes; default: one a processor.")
-]
 
 
 @contextmanager

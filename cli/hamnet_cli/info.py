@@ -1,18 +1,11 @@
 """``hamnet info``: what a model is, and what it may be used for."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from hamnet_cli.common import Json, Quiet, note, print_json
+from hamnet_cli.common import Json, Model, Quiet, note, print_json
 
 
-def info(
-    model: Annotated[Path, typer.Argument(help="Folder of a training run, or a model file.")],
-    quiet: Quiet = False,
-    json: Json = False,
-) -> None:
+def info(model: Model, quiet: Quiet = False, json: Json = False) -> None:
     """Print a model's card: level of theory, elements, training data, errors.
 
     Example: hamnet info runs/water

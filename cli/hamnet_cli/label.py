@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hamnet.errors import HamnetError
-from hamnet_cli.common import Advance, Json, Quiet, complain, note, print_json, progress
+from hamnet_cli.common import (
+    Advance,
+    Charge,
+    Json,
+    Limit,
+    Quiet,
+    Reference,
+    Spin,
+    Workers,
+    complain,
+    note,
+    print_json,
+    progress,
+)
 
 if TYPE_CHECKING:
     from hamnet.data.level import LevelOfTheory
@@ -29,16 +42,10 @@ def label(
     xc: Annotated[str | None, typer.Option(help="Functional, as PySCF calls it.")] = None,
     basis: Annotated[str | None, typer.Option(help="Basis set, as PySCF calls it.")] = None,
     tight: Annotated[bool, typer.Option("--tight", help="Finer grid: level 4, not 3.")] = False,
-    reference: Annotated[
-        str, typer.Option(help="Reference Hamiltonians to store: minao, sap, none.")
-    ] = "minao,sap",
-    charge: Annotated[
-        int | None, typer.Option(help="Charge of every frame, instead of what the file says.")
-    ] = None,
-    spin: Annotated[
-        int | None, typer.Option(help="Unpaired electrons of every frame, likewise.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first frames.")] = None,
+    reference: Reference = "minao,sap",
+    charge: Charge = None,
+    spin: Spin = None,
+    limit: Limit = None,
     shard: Annotated[
         str | None, typer.Option(help="Only every n-th frame, from the k-th on: 3/10.")
     ] = None,
@@ -57,9 +64,7 @@ def label(
         bool, typer.Option("--stability", help="Check that every density is a minimum.")
     ] = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="Label with gpu4pyscf (extra gpu).")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Worker processes; default: one a processor.")
-    ] = None,
+    workers: Workers = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Use the workers of a Dask scheduler: tcp://10.0.0.1:8786.")
     ] = None,

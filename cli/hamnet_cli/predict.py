@@ -1,21 +1,33 @@
 """``hamnet predict``: orbital energies, orbitals and properties of new structures."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hamnet_cli.common import Json, OutDir, Quiet, complain, note, print_json, print_table, progress
+from hamnet_cli.common import (
+    BatchSize,
+    Charge,
+    Compiled,
+    Files,
+    Json,
+    Model,
+    OutDir,
+    Quiet,
+    Spin,
+    complain,
+    note,
+    print_json,
+    print_table,
+    progress,
+)
 
 if TYPE_CHECKING:
     from hamnet.inference.rows import Row
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="Folder of a training run, or a model file.")],
-    files: Annotated[
-        list[Path], typer.Argument(help="Structures, any file that ASE reads; Angstrom.")
-    ],
+    model: Model,
+    files: Files,
     out: OutDir,
     molden: Annotated[bool, typer.Option("--molden", help="A Molden file for each frame.")] = False,
     cube: Annotated[
@@ -36,20 +48,14 @@ def predict(
     properties: Annotated[
         str, typer.Option(help="More columns: charges, dipole, bond-orders, dos, energy; a list.")
     ] = "",
-    charge: Annotated[
-        int | None, typer.Option(help="Charge of every frame, instead of what the file says.")
-    ] = None,
-    spin: Annotated[
-        int | None, typer.Option(help="Unpaired electrons of every frame, likewise.")
-    ] = None,
+    charge: Charge = None,
+    spin: Spin = None,
     force: Annotated[
         bool,
         typer.Option("--force", help="Also other charges, spins, contacts than were trained."),
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Frames predicted at once.")] = 8,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the network's convolutions.")
-    ] = False,
+    batch_size: BatchSize = 8,
+    compiled: Compiled = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:

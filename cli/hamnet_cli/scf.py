@@ -5,14 +5,24 @@ from typing import Annotated, Any
 
 import typer
 
-from hamnet_cli.common import Json, Quiet, complain, note, print_json, print_table, progress
+from hamnet_cli.common import (
+    Charge,
+    Files,
+    Json,
+    Model,
+    Quiet,
+    Spin,
+    complain,
+    note,
+    print_json,
+    print_table,
+    progress,
+)
 
 
 def scf(
-    model: Annotated[Path, typer.Argument(help="Folder of a training run, or a model file.")],
-    files: Annotated[
-        list[Path], typer.Argument(help="Structures, any file that ASE reads; Angstrom.")
-    ],
+    model: Model,
+    files: Files,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for scf.csv and Molden files.")
     ] = None,
@@ -29,12 +39,8 @@ def scf(
         float, typer.Option(min=1e-14, help="Largest change of the energy at the end, Hartree.")
     ] = 1e-9,
     max_cycle: Annotated[int, typer.Option(min=1, help="Cycles before giving up.")] = 50,
-    charge: Annotated[
-        int | None, typer.Option(help="Charge of every frame, instead of what the file says.")
-    ] = None,
-    spin: Annotated[
-        int | None, typer.Option(help="Unpaired electrons of every frame, likewise.")
-    ] = None,
+    charge: Charge = None,
+    spin: Spin = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:

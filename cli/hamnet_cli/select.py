@@ -5,11 +5,22 @@ from typing import Annotated
 
 import typer
 
-from hamnet_cli.common import Json, Quiet, complain, note, print_json, print_table, progress
+from hamnet_cli.common import (
+    Charge,
+    Json,
+    Model,
+    Quiet,
+    Spin,
+    complain,
+    note,
+    print_json,
+    print_table,
+    progress,
+)
 
 
 def select(
-    model: Annotated[Path, typer.Argument(help="Folder of a training run, or a model file.")],
+    model: Model,
     pool: Annotated[
         list[Path], typer.Argument(help="Structures to choose from, any file that ASE reads.")
     ],
@@ -21,12 +32,8 @@ def select(
         int, typer.Option(min=1, help="Look at no more frames than this, drawn at random.")
     ] = 2000,
     seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
-    charge: Annotated[
-        int | None, typer.Option(help="Charge of every frame, instead of what the file says.")
-    ] = None,
-    spin: Annotated[
-        int | None, typer.Option(help="Unpaired electrons of every frame, likewise.")
-    ] = None,
+    charge: Charge = None,
+    spin: Spin = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Frames looked at at once.")] = 32,
     quiet: Quiet = False,
     json: Json = False,

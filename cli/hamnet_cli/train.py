@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hamnet_cli.common import Json, Quiet, complain, note, print_json
+from hamnet_cli.common import Json, Labels, Quiet, complain, note, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="Labels, made by 'hamnet label'.")],
+    data: Labels,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the results.")] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Settings, a TOML file.")
