@@ -25,7 +25,7 @@ from hamnet.errors import HamnetError
 from hamnet.structure import FloatArray, IntArray, Structure, symbol
 from hamnet.units import MIN_DISTANCE_FRACTION
 from hamnet_datasets.dense import ImportOptions
-from hamnet_datasets.engine import Progress
+from hamnet_datasets.engine import Progress, note_failure
 from hamnet_datasets.jobs import Report, finish, made_by
 
 Block = tuple[int, int, int, int, int]
@@ -103,7 +103,7 @@ def import_blocks(
     with Writer(out, level, card=card) as writer:
         for index, frame in enumerate(frames):
             if isinstance(frame, Failure):
-                _fail(writer, progress, frame)
+                note_failure(frame, writer, progress)
             else:
                 try:
                     record, basis = to_record(frame, level, order)
@@ -111,17 +111,11 @@ def import_blocks(
                     progress.labelled += new
                     progress.known += not new
                 except HamnetError as error:
-                    _fail(writer, progress, Failure(frame.origin, "check", str(error)))
+                    note_failure(Failure(frame.origin, "check", str(error)), writer, progress)
             options.on_progress(progress)
         if progress.done == 0:
             raise HamnetError(f"{source} holds no frame")
         return finish(writer, progress)
-
-
-def _fail(writer: Writer, progress: Progress, failure: Failure) -> None:
-    writer.fail(failure)
-    progress.failed += 1
-    progress.last_failure = failure
 
 
 def to_record(frame: BlockFrame, level: LevelOfTheory, order: str) -> tuple[Record, OrbitalBasis]:

@@ -222,7 +222,6 @@ class Progress:
         skipped: frames left out on purpose.
         label_seconds: summed time of the new labels inside the workers.
         started: start of the run, `time.monotonic`.
-        last_failure: the latest frame without a label.
     """
 
     total: int
@@ -232,7 +231,6 @@ class Progress:
     skipped: int = 0
     label_seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)
-    last_failure: Failure | None = None
 
     @property
     def done(self) -> int:
@@ -326,7 +324,7 @@ def _new_tasks(
             progress.skipped += 1
             continue
         if isinstance(frame, Failure):
-            _note_failure(frame, writer, progress)
+            note_failure(frame, writer, progress)
             continue
         key = record_id(frame.structure, writer.level)
         if key in writer.ids or key in seen:
@@ -342,9 +340,9 @@ def _keep(outcome: Outcome | Exception, task: Task, writer: Writer, progress: Pr
     if isinstance(outcome, Exception):
         reason = f"{type(outcome).__name__}: {outcome}"
         key = record_id(task.structure, writer.level)
-        _note_failure(Failure(task.origin, "worker", reason, key), writer, progress)
+        note_failure(Failure(task.origin, "worker", reason, key), writer, progress)
     elif isinstance(outcome, Failure):
-        _note_failure(outcome, writer, progress)
+        note_failure(outcome, writer, progress)
     else:
         record, basis = outcome
         writer.append(record, basis, order=task.order, subset=task.subset)
@@ -352,7 +350,7 @@ def _keep(outcome: Outcome | Exception, task: Task, writer: Writer, progress: Pr
         progress.label_seconds += record.seconds
 
 
-def _note_failure(failure: Failure, writer: Writer, progress: Progress) -> None:
+def note_failure(failure: Failure, writer: Writer, progress: Progress) -> None:
+    """Write and count a frame without a label."""
     writer.fail(failure)
     progress.failed += 1
-    progress.last_failure = failure
