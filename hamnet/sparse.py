@@ -5,7 +5,6 @@ left side, which Lanczos steps (ARPACK) find after one sparse factorisation (Sup
 the factors' diagonal count the states below sigma (Sylvester's law of inertia).
 """
 
-import os
 import warnings
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import scipy.sparse
 from scipy.sparse.linalg import LinearOperator, eigsh, splu
 
 from hamnet.errors import HamnetError
+from hamnet.memory import check_memory
 from hamnet.structure import FloatArray
 
 FILL = 9.0
@@ -39,41 +39,6 @@ def factor_bytes(matrix: scipy.sparse.csr_array) -> float:
     """Return about how much memory the factorisation of a Hermitian matrix takes."""
     n = matrix.shape[0]
     return float(FILL * matrix.nnz * np.sqrt(np.log2(max(n, 2))) * (matrix.dtype.itemsize + 4))
-
-
-def check_memory(wanted: float, what: str) -> None:
-    """Refuse what does not fit into memory, before it is begun.
-
-    Args:
-        wanted: bytes.
-        what: for the message.
-
-    Raises:
-        HamnetError: more than what is free.
-    """
-    free = available_memory()
-    if wanted > free:
-        raise HamnetError(
-            f"{what} takes about {wanted / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
-        )
-
-
-def available_memory() -> float:
-    """Return the bytes of memory that can be had; infinity where the system does not say."""
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) + _cached()
-    except (ValueError, OSError, AttributeError):
-        return float("inf")
-
-
-def _cached() -> float:
-    """Return the bytes of files that Linux keeps in memory only as long as nobody needs it."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            rows = dict(line.split(":", 1) for line in file)
-        return 1024.0 * (float(rows["Cached"].split()[0]) - float(rows["Shmem"].split()[0]))
-    except (OSError, KeyError, ValueError):
-        return 0.0
 
 
 class Shifted:

@@ -21,8 +21,9 @@ from hamnet.blocks import HamiltonianBlocks, to_k
 from hamnet.errors import HamnetError
 from hamnet.evaluation.band_files import plot_bands, read_bands, write_bands
 from hamnet.evaluation.bands import CrystalMatrices, band_structure, compare_bands
+from hamnet.memory import check_memory
 from hamnet.models import save_model
-from hamnet.sparse import Shifted, check_memory, find_level
+from hamnet.sparse import Shifted, find_level
 from hamnet.structure import Structure
 from hamnet.testing import random_model
 from hamnet_cli.app import app

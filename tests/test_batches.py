@@ -11,11 +11,12 @@ from hamnet.data.samples import batch_samples
 from hamnet.data.store import Store
 from hamnet.data.writer import Writer
 from hamnet.integrals import basis_for
+from hamnet.memory import free_memory
 from hamnet.models import load_model
 from hamnet.structure import Structure
 from hamnet.training.batches import RecordBatches, TrainingBatches, cut, sample_batches
 from hamnet.training.config import load_config
-from hamnet.training.estimate import estimate, free_memory
+from hamnet.training.estimate import estimate
 from hamnet.training.run import train
 from hamnet.training.setup import choose_split, set_up
 from hamnet_cli.app import app

@@ -21,8 +21,9 @@ from hamnet.bands import (
 )
 from hamnet.blocks import HamiltonianBlocks
 from hamnet.errors import HamnetError
+from hamnet.memory import check_memory
 from hamnet.registry import look_up
-from hamnet.sparse import Shifted, check_memory, find_level
+from hamnet.sparse import Shifted, find_level
 from hamnet.structure import FloatArray, Structure
 from hamnet.units import HARTREE_TO_EV
 

@@ -2,11 +2,8 @@
 
 import copy
 import math
-import os
-import resource
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import torch
 
 from hamnet.data.samples import batch_samples
 from hamnet.data.store import Store
+from hamnet.memory import free_memory, peak_memory, reset_peak
 from hamnet.models import HamiltonianModel
 from hamnet.structure import IntArray
 from hamnet.training import parallel
@@ -141,23 +139,6 @@ def estimate(data: Path, config: TrainConfig, report: Report = print) -> Estimat
     )
 
 
-def free_memory(device: torch.device) -> int:
-    """Return the bytes that this process may take on a device, with those that it holds."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    held = _status("VmRSS")
-    free = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    if available := _proc("/proc/meminfo", "MemAvailable"):
-        free = [available]
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY:
-        free.append(limit - _status("VmSize"))
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if Path(path).exists() and (text := Path(path).read_text().strip()).isdigit():
-            free.append(int(text) - held)
-    return max(min(free), 0) + held
-
-
 class _Steps:
     """Gradient steps, their seconds and peak memory as lines in the number of pairs."""
 
@@ -172,7 +153,7 @@ class _Steps:
         """Measure a batch: the second of two steps, after what is made once."""
         batch = Share(batch_samples([samples[int(k)] for k in chosen]))
         device = self.module.model.device
-        _reset_peak(device)
+        reset_peak(device)
         for _ in range(2):
             start = time.perf_counter()
             self.module.training_step(batch, 0).backward()
@@ -182,7 +163,7 @@ class _Steps:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - start
-        self.points.append((batch.sample.n_pairs, seconds, _peak(device)))
+        self.points.append((batch.sample.n_pairs, seconds, peak_memory(device)))
         n, s, b = self.points[-1]
         self.report(f"a step of {n} pairs: {s:.3g} s, {b / 2**20:.0f} MB")
 
@@ -236,29 +217,3 @@ def _solve(
     of_one = (time.perf_counter() - start) / len(middle) ** 3
     cubes = sum(len(g) ** 3 for g in grams)
     return sums + of_one * cubes, 2.0 * sum(g.nbytes for g in grams)
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with suppress(OSError):  # else the peak of the process's whole life is seen
-        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to VmRSS
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _status(key: str) -> int:
-    return _proc("/proc/self/status", key)
-
-
-def _proc(path: str, key: str) -> int:
-    """Return an entry of a file under /proc in bytes, 0 where there is none."""
-    if not Path(path).exists():
-        return 0
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith(key + ":")), 0)
