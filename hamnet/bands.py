@@ -14,10 +14,10 @@ from ase.cell import Cell
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from hamnet.blocks import HamiltonianBlocks, PairLayout
+from hamnet.blocks import HamiltonianBlocks
 from hamnet.errors import HamnetError
 from hamnet.spectrum import solve
-from hamnet.structure import FloatArray, IntArray, Structure, complete_cell
+from hamnet.structure import FloatArray, Structure, complete_cell
 
 MESH_LENGTH = 30.0
 """Angstrom; the mesh of a Fermi level has a supercell at least this thick."""
@@ -131,17 +131,11 @@ def bloch_matrix(blocks: HamiltonianBlocks, k: FloatArray) -> scipy.sparse.csr_a
     angle = 2 * np.pi * (shift @ np.asarray(k, dtype=float))
     real = np.allclose(2 * np.asarray(k), np.round(2 * np.asarray(k)), atol=1e-12)
     phase = np.round(np.cos(angle)) if real else np.exp(1j * angle)
-    values = blocks.entries * np.repeat(phase, layout.shapes.prod(axis=1))
-    off = np.repeat(~_on_site(layout), layout.shapes.prod(axis=1))
+    values = blocks.entries * np.repeat(phase, layout.sizes)
+    off = ~np.repeat(layout.on_site, layout.sizes)
     rows, cols = np.concatenate([row, col[off]]), np.concatenate([col, row[off]])
     data = np.concatenate([values, values[off].conj()])
     return scipy.sparse.csr_array(scipy.sparse.coo_array((data, (rows, cols)), shape=(n, n)))
-
-
-def _on_site(layout: PairLayout) -> IntArray:
-    pairs = layout.atom_pairs
-    found: IntArray = ~pairs[:, :3].any(axis=1) & (pairs[:, 3] == pairs[:, 4])
-    return found
 
 
 def channel(hamiltonian: HamiltonianBlocks, spin: int) -> HamiltonianBlocks:
@@ -240,28 +234,6 @@ def band_edges(
 
     low, high = float(by_k.min()) - 40 * smearing, float(by_k.max()) + 40 * smearing
     return BandEdges(fermi=float(brentq(surplus, low, high, xtol=1e-12)), gap=0.0)
-
-
-def density_of_states(
-    energies: FloatArray, weights: FloatArray, grid: FloatArray, width: float
-) -> FloatArray:
-    """Return the states per Hartree and cell of Gaussian-broadened levels, both spins.
-
-    Args:
-        energies: ``[n_spin, n_k, n]``, Hartree.
-        weights: of the k points, sum 1.
-        grid: energies at which to count, Hartree, ``[n]``.
-        width: standard deviation, Hartree.
-    """
-    degeneracy = 2.0 if len(energies) == 1 else 1.0
-    total = np.zeros(len(grid))
-    for levels in energies:
-        for weight, row in zip(weights, levels, strict=True):
-            near = row[(row > grid[0] - 6 * width) & (row < grid[-1] + 6 * width)]
-            x = (grid[:, None] - near) / width
-            total += degeneracy * weight * np.exp(-0.5 * x**2).sum(axis=1)
-    density: FloatArray = total / (width * np.sqrt(2 * np.pi))
-    return density
 
 
 def bands_near(

@@ -43,14 +43,25 @@ class PairLayout:
         return np.stack([sizes[self.atom_pairs[:, 3]], sizes[self.atom_pairs[:, 4]]], axis=1)
 
     @property
+    def sizes(self) -> IntArray:
+        """Number of entries of each block, ``[P]``."""
+        return np.asarray(self.shapes.prod(axis=1))
+
+    @property
+    def on_site(self) -> NDArray[np.bool_]:
+        """Which pairs are an atom with itself, ``[P]``."""
+        same: NDArray[np.bool_] = self.atom_pairs[:, 3] == self.atom_pairs[:, 4]
+        return same & ~self.atom_pairs[:, :3].any(axis=1)
+
+    @property
     def boundaries(self) -> IntArray:
         """First entry of each block and, last, the number of entries: ``[P + 1]``."""
-        return np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1))]).astype(np.int64)
+        return np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
 
     @property
     def n_entries(self) -> int:
         """Number of entries of all blocks."""
-        return int(self.shapes.prod(axis=1).sum())
+        return int(self.sizes.sum())
 
     @property
     def n_orbitals(self) -> int:
@@ -59,10 +70,9 @@ class PairLayout:
 
     def orbital_indices(self) -> tuple[IntArray, IntArray]:
         """Return row and column of every entry in the dense matrix, each ``[n_entries]``."""
-        shapes, boundaries = self.shapes, self.boundaries
-        size = shapes.prod(axis=1)
+        size, boundaries = self.sizes, self.boundaries
         local = np.arange(boundaries[-1]) - np.repeat(boundaries[:-1], size)
-        width = np.repeat(shapes[:, 1], size)
+        width = np.repeat(self.shapes[:, 1], size)
         row = np.repeat(self.atom_offsets[self.atom_pairs[:, 3]], size) + local // width
         col = np.repeat(self.atom_offsets[self.atom_pairs[:, 4]], size) + local % width
         return row.astype(np.int64), col.astype(np.int64)
@@ -151,11 +161,9 @@ def to_k(blocks: HamiltonianBlocks, k: FloatArray) -> NDArray[np.complex128]:
     layout = blocks.layout
     n = layout.n_orbitals
     row, col = layout.orbital_indices()
-    size = layout.shapes.prod(axis=1)
-    pairs = layout.atom_pairs
-    phase = np.exp(2j * np.pi * pairs[:, :3] @ np.asarray(k, dtype=float))
-    values = blocks.entries * np.repeat(phase, size)  # (..., n_entries)
-    on_site = np.repeat(~pairs[:, :3].any(axis=1) & (pairs[:, 3] == pairs[:, 4]), size)
+    phase = np.exp(2j * np.pi * layout.atom_pairs[:, :3] @ np.asarray(k, dtype=float))
+    values = blocks.entries * np.repeat(phase, layout.sizes)  # (..., n_entries)
+    on_site = np.repeat(layout.on_site, layout.sizes)
     lead = values.shape[:-1]
     matrix = np.zeros((n * n, *lead), dtype=np.complex128)
     values = np.moveaxis(values, -1, 0)
@@ -175,6 +183,4 @@ def energy_zero(hamiltonian: HamiltonianBlocks, overlap: HamiltonianBlocks) -> f
 
 def entry_weights(layout: PairLayout) -> FloatArray:
     """Return how often each entry occurs in the full matrix: 1 on site, 2 elsewhere."""
-    pairs = layout.atom_pairs
-    on_site = ~pairs[:, :3].any(axis=1) & (pairs[:, 3] == pairs[:, 4])
-    return np.repeat(np.where(on_site, 1.0, 2.0), layout.shapes.prod(axis=1))
+    return np.repeat(np.where(layout.on_site, 1.0, 2.0), layout.sizes)

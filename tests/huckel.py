@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hamnet.blocks import HamiltonianBlocks, entry_weights
+from hamnet.blocks import HamiltonianBlocks
 from hamnet.evaluation.bands import CrystalMatrices
 from hamnet.lattice import crystal_basis
 from hamnet.structure import Structure
@@ -19,7 +19,7 @@ def huckel(structure: Structure, n_electrons: int) -> CrystalMatrices:
     numbers = structure.numbers.tolist()
     e = np.concatenate([[LEVELS[z][0]] + 3 * [LEVELS[z][1]] for z in numbers])
     row, col = s.layout.orbital_indices()
-    on_site = entry_weights(s.layout) == 1.0
+    on_site = np.repeat(s.layout.on_site, s.layout.sizes)
     h = np.where(on_site, (row == col) * e[row], 0.875 * (e[row] + e[col]) * s.entries)
     return CrystalMatrices(
         structure, HamiltonianBlocks(s.layout, h[None]), s, n_electrons, "Hueckel"

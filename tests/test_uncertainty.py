@@ -109,7 +109,7 @@ def test_it_is_the_sum_over_all_directions_of_the_weights():
         return np.array([p.homo, p.lumo, p.gap]), entries
 
     twice = np.where(s.layout.atom_pairs[:, 3] == s.layout.atom_pairs[:, 4], 1.0, 2.0)
-    twice = np.repeat(twice, s.layout.shapes.prod(axis=1))
+    twice = np.repeat(twice, s.layout.sizes)
     square, step = np.zeros(4), 1e-4
     for name, sigma in known.items():
         n = len(covariance.get_buffer(f"rms_{name}"))

@@ -107,9 +107,7 @@ def _of_record(record: Record, store: Store, report: CheckReport) -> Iterator[st
     if bad:
         yield f"numbers that are not finite in {', '.join(bad)}"
         return
-    on_site = [
-        k for k, p in enumerate(record.layout.atom_pairs) if not p[:3].any() and p[3] == p[4]
-    ]
+    on_site = np.flatnonzero(record.layout.on_site)
     for name in names:
         blocks = record.blocks(name)
         worst = max((_asymmetry(blocks.block(int(k))) for k in on_site), default=0.0)

@@ -213,10 +213,10 @@ def _reorder(
     """Return the map from entries in the file's order to entries in hamnet's."""
     perm, sign = ao_order(basis, numbers, order)
     row, col = layout.orbital_indices()
-    width = np.repeat(layout.shapes[:, 1], layout.shapes.prod(axis=1))
-    first_row = np.repeat(layout.atom_offsets[layout.atom_pairs[:, 3]], layout.shapes.prod(axis=1))
-    first_col = np.repeat(layout.atom_offsets[layout.atom_pairs[:, 4]], layout.shapes.prod(axis=1))
-    start = np.repeat(layout.boundaries[:-1], layout.shapes.prod(axis=1))
+    width = np.repeat(layout.shapes[:, 1], layout.sizes)
+    first_row = np.repeat(layout.atom_offsets[layout.atom_pairs[:, 3]], layout.sizes)
+    first_col = np.repeat(layout.atom_offsets[layout.atom_pairs[:, 4]], layout.sizes)
+    start = np.repeat(layout.boundaries[:-1], layout.sizes)
     source = start + (perm[row] - first_row) * width + (perm[col] - first_col)
     weight = sign[row] * sign[col]
     return lambda entries: weight * entries[source]

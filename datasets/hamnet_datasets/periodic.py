@@ -146,7 +146,7 @@ def to_real_space(
             f"H(R) is not real (imaginary part {np.abs(periodic.imag).max():.1e}): the calculation "
             "breaks time reversal"
         )
-    size = layout.shapes.prod(axis=1)
+    size = layout.sizes
     row, col = layout.orbital_indices()
     at = np.repeat(residue[chosen], size)
     return HamiltonianBlocks(
@@ -362,7 +362,7 @@ def _supported(
 ) -> tuple[HamiltonianBlocks, HamiltonianBlocks]:
     """Drop the pairs whose blocks vanish in both matrices."""
     layout = h.layout
-    size = layout.shapes.prod(axis=1)
+    size = layout.sizes
     starts = layout.boundaries[:-1]
     largest = np.maximum(np.abs(h.entries).max(axis=0), np.abs(s.entries))
     keep = np.maximum.reduceat(largest, starts) > SUPPORT

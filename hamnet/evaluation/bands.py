@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hamnet.bands import (
+    MESH_LENGTH,
     BandEdges,
     BandPath,
     band_edges,
@@ -15,13 +16,13 @@ from hamnet.bands import (
     bands_near,
     bloch_matrix,
     channel,
-    density_of_states,
     half_mesh,
     k_mesh,
 )
 from hamnet.blocks import HamiltonianBlocks
 from hamnet.errors import HamnetError
 from hamnet.memory import check_memory
+from hamnet.properties import density_of_states
 from hamnet.registry import look_up
 from hamnet.sparse import Shifted, find_level
 from hamnet.structure import FloatArray, Structure
@@ -118,7 +119,7 @@ def band_structure(
     solver: str = "auto",
     n_electrons: int | None = None,
     smearing_ev: float = 0.03,
-    mesh_length: float = 30.0,
+    mesh_length: float = MESH_LENGTH,
     advance: Advance = lambda done: None,
 ) -> BandStructure:
     """Return the bands of a crystal.
@@ -191,7 +192,8 @@ def _dos(
     low = max(float(energies.min()) - 3 * width, centre - 15 / HARTREE_TO_EV)
     high = min(float(energies.max()) + 3 * width, centre + 15 / HARTREE_TO_EV)
     grid = np.linspace(low, high, DOS_POINTS)
-    return grid, density_of_states(energies, weights, grid, width)
+    at_k = [density_of_states(levels, grid, width) for levels in energies.swapaxes(0, 1)]
+    return grid, weights @ np.array(at_k)
 
 
 def _sparse(

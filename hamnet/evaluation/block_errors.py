@@ -116,7 +116,7 @@ class BlockErrorSum:
         row, col = layout.orbital_indices()
         one, two = kind_of_orbital[row], kind_of_orbital[col]
         k = len(self._kinds)
-        on_site = entry_weights(layout) == 1.0
+        on_site = np.repeat(layout.on_site, layout.sizes)
         category: IntArray = on_site * k * k + np.minimum(one, two) * k + np.maximum(one, two)
         return category
 

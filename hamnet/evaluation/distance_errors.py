@@ -49,7 +49,7 @@ class DistanceErrorSum:
         distance = np.linalg.norm(vectors, axis=1)  # (P,)
         error = np.abs(prediction.hamiltonian.entries - record.hamiltonian).sum(axis=0)
         size = np.abs(record.hamiltonian).sum(axis=0)
-        n_numbers = len(record.hamiltonian) * layout.shapes.prod(axis=1)  # (P,)
+        n_numbers = len(record.hamiltonian) * layout.sizes  # (P,)
         columns = np.stack(
             [
                 np.ones(len(pairs)),

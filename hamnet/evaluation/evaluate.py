@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from hamnet.basis import OrbitalBasis
-from hamnet.blocks import entry_weights
 from hamnet.data.record import Record
 from hamnet.errors import HamnetError
 from hamnet.evaluation.block_errors import BlockError, BlockErrorSum
@@ -185,7 +184,7 @@ def _ladder(index: int, prediction: Prediction, record: Record) -> Ladder:
 def _parity(prediction: Prediction, record: Record, seed: int) -> dict[str, FloatArray]:
     """Draw matrix elements of the first spin channel: label and prediction, ``[n, 2]``."""
     both = np.stack([record.hamiltonian[0], prediction.hamiltonian.entries[0]], axis=1)
-    on_site = entry_weights(record.layout) == 1.0
+    on_site = np.repeat(record.layout.on_site, record.layout.sizes)
     rng = np.random.default_rng(seed)
     drawn = {}
     for kind, points in (("on_site", both[on_site]), ("pair", both[~on_site])):
