@@ -6,6 +6,7 @@ machine's last bits do not make another geometry.
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from ase import units as ase_units
@@ -19,8 +20,9 @@ from hamnet.data.schema import SUBSETS
 from hamnet.errors import HamnetError
 from hamnet.integrals import to_mole
 from hamnet.interop.ase import to_atoms
-from hamnet.structure import FloatArray, Structure, check_contacts
+from hamnet.structure import FloatArray, Structure
 from hamnet.units import BOHR_TO_ANGSTROM
+from hamnet_datasets.drawing import DECIMALS, draw
 from hamnet_datasets.labels import Task
 from hamnet_datasets.recipes import (
     Frames,
@@ -38,8 +40,6 @@ MIN_WAVENUMBER = 200.0
 """1/cm; softer modes (torsions) count as this stiff: straight displacements along them would
 stretch bonds."""
 
-_MAX_TRIES = 100
-_DECIMALS = 7
 _AMU_TO_ELECTRON_MASS = nist.ATOMIC_MASS / nist.E_MASS
 _KELVIN_TO_HARTREE = nist.BOLTZMANN / nist.HARTREE2J
 _WAVENUMBER_TO_HARTREE = 1.0 / nist.HARTREE2WAVENUMBER
@@ -179,27 +179,18 @@ def independent_frames(
         root = vibration_root(structure, settings.temperature_k)
     rng = np.random.default_rng(seed)
     for _ in range(settings.frames_per_molecule):
-        yield _draw(structure, root, rng)
+        yield draw(partial(_shaken, structure, root, rng))
 
 
-def _draw(structure: Structure, root: FloatArray, rng: np.random.Generator) -> Structure:
-    for _ in range(_MAX_TRIES):
-        moved = structure.positions + (root @ rng.standard_normal(len(root))).reshape(-1, 3)
-        turned = Rotation.from_quat(rng.standard_normal(4)).apply(moved)
-        frame = _moved(structure, turned)
-        try:
-            check_contacts(frame)
-        except HamnetError as error:
-            last = error
-            continue
-        return frame
-    raise HamnetError(f"no sound geometry of {structure.formula} in {_MAX_TRIES} tries: {last}")
+def _shaken(structure: Structure, root: FloatArray, rng: np.random.Generator) -> Structure:
+    moved = structure.positions + (root @ rng.standard_normal(len(root))).reshape(-1, 3)
+    return _moved(structure, Rotation.from_quat(rng.standard_normal(4)).apply(moved))
 
 
 def _moved(structure: Structure, positions: FloatArray) -> Structure:
     return Structure(
         numbers=structure.numbers,
-        positions=np.round(positions, _DECIMALS),
+        positions=np.round(positions, DECIMALS),
         charge=structure.charge,
         spin=structure.spin,
     )

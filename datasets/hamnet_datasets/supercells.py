@@ -1,15 +1,14 @@
 """Perturbed supercells of a crystal: what recipes of crystals are made of."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from hamnet.errors import HamnetError
-from hamnet.structure import FloatArray, Structure, check_contacts, complete_cell
+from hamnet.structure import FloatArray, Structure, complete_cell
+from hamnet_datasets.drawing import DECIMALS, draw
 from hamnet_datasets.recipes import Recipe, Supercells
-
-_DECIMALS = 7
-_MAX_TRIES = 100
 
 
 def supercell_frames(recipe: Recipe, table: Supercells) -> Iterator[tuple[Structure, str]]:
@@ -26,7 +25,8 @@ def supercell_frames(recipe: Recipe, table: Supercells) -> Iterator[tuple[Struct
     for f, (_, k) in enumerate(turns):
         repeat = table.sizes[k][:3]
         rng = np.random.default_rng([recipe.sampling.seed, f])
-        yield _draw(primitive, layers, repeat, table, rng), "x".join(map(str, repeat))
+        perturbed = draw(partial(_perturbed, primitive, layers, repeat, table, rng))
+        yield perturbed, "x".join(map(str, repeat))
 
 
 def repeated(primitive: Structure, repeat: tuple[int, int, int]) -> Structure:
@@ -41,7 +41,7 @@ def repeated(primitive: Structure, repeat: tuple[int, int, int]) -> Structure:
     )
 
 
-def _draw(
+def _perturbed(
     primitive: Structure,
     layers: np.ndarray,
     repeat: tuple[int, int, int],
@@ -49,24 +49,16 @@ def _draw(
     rng: np.random.Generator,
 ) -> Structure:
     """Return one frame: layers slide, then the supercell is strained, then every atom moves."""
-    for _ in range(_MAX_TRIES):
-        slid = primitive.positions + _slide(primitive, layers, table, rng)[layers]
-        whole = repeated(Structure(primitive.numbers, slid, primitive.cell, primitive.pbc), repeat)
-        deformation = _strain(primitive, table.strain, rng)
-        noise = table.sigma_angstrom * rng.standard_normal(whole.positions.shape)
-        frame = Structure(
-            whole.numbers,
-            np.round(whole.positions @ deformation + noise, _DECIMALS),
-            np.round(whole.cell @ deformation, _DECIMALS),
-            whole.pbc,
-        )
-        try:
-            check_contacts(frame)
-        except HamnetError as error:
-            last = error
-            continue
-        return frame
-    raise HamnetError(f"no sound geometry of {primitive.formula} in {_MAX_TRIES} tries: {last}")
+    slid = primitive.positions + _slide(primitive, layers, table, rng)[layers]
+    whole = repeated(Structure(primitive.numbers, slid, primitive.cell, primitive.pbc), repeat)
+    deformation = _strain(primitive, table.strain, rng)
+    noise = table.sigma_angstrom * rng.standard_normal(whole.positions.shape)
+    return Structure(
+        whole.numbers,
+        np.round(whole.positions @ deformation + noise, DECIMALS),
+        np.round(whole.cell @ deformation, DECIMALS),
+        whole.pbc,
+    )
 
 
 def _slide(
