@@ -195,7 +195,9 @@ def test_two_processes_do_not_write_one_folder(tmp_path):
 def test_forced_frames_have_rows_with_warnings(model, tmp_path):
     file = tmp_path / "ion.xyz"
     file.write_text(write_waters(tmp_path / "w.xyz", 1).read_text().replace("frame 0", "charge=2"))
-    assert run(model, file, "-o", tmp_path / "no").exit_code == 1
+    refused = run(model, file, "-o", tmp_path / "no")
+    assert refused.exit_code == 1
+    assert "the model was trained for 0; --force (in Python force=True) predicts" in refused.stderr
     assert run(model, file, "-o", tmp_path / "yes", "--force").exit_code == 0
     (row,) = table(tmp_path / "yes" / "predictions.csv")
     assert "forced: charge is 2" in row["warnings"]

@@ -271,7 +271,7 @@ def test_command(model_file, tmp_path):
     assert answer.exit_code == 1  # one frame failed
     (line,) = answer.stderr.splitlines()
     expected = f"error: {tmp_path}/new.xyz, frame 1: charge is 1, but the model was trained for 0"
-    assert line.startswith(expected)
+    assert line == expected
     found = json.loads(answer.stdout)
     good, bad = found["frames"]
     assert found["n_failed"] == 1

@@ -145,9 +145,10 @@ def frame_id(frame: Frame, level: LevelOfTheory | None) -> str:
 
 
 def error_text(frame: Frame, error: HamnetError) -> str:
-    """Return why a frame has no prediction; names file and frame."""
+    """Return why a frame has no prediction, and the cure; names file and frame."""
     unread = isinstance(frame.structure, HamnetError)  # then the message names them already
-    return str(error if unread else error.at(frame.origin))
+    notes = getattr(error, "__notes__", ())
+    return "; ".join([str(error if unread else error.at(frame.origin)), *notes])
 
 
 def _ev(energy: float) -> float | None:

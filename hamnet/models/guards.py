@@ -27,7 +27,8 @@ on H makes lie between 10 and 10,000. Less bound LUMOs are diffuse and reach 30 
 BOUND_LUMO_EV = -1.0
 """Only below this energy is a LUMO suspected of being spurious."""
 
-_FORCE = "; --force (in Python force=True) predicts all the same"
+FORCE = "--force (in Python force=True) predicts all the same"
+"""The cure, where there is such an option: the note of the error, which a traceback shows."""
 
 
 def check_elements(structure: Structure, elements: tuple[int, ...]) -> None:
@@ -88,14 +89,17 @@ def other_basis(mole: Mole, basis: OrbitalBasis) -> tuple[str, ...]:
     )
 
 
-def refuse(reasons: tuple[str, ...]) -> None:
-    """Refuse a structure for the first of some reasons that could be forced.
+def refuse(reasons: tuple[str, ...], *cures: str) -> None:
+    """Refuse a structure for the first of some reasons; the cures are notes of the error.
 
     Raises:
         HamnetError: there is a reason.
     """
     if reasons:
-        raise HamnetError(reasons[0] + _FORCE)
+        error = HamnetError(reasons[0])
+        for cure in cures:
+            error.add_note(cure)
+        raise error
 
 
 def runnable(structure: Structure) -> Structure:

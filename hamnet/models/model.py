@@ -20,6 +20,7 @@ from hamnet.interop.structures import System, to_structure
 from hamnet.irreps import BlockType, block_irreps
 from hamnet.lattice import pair_overlaps, valence_charges
 from hamnet.models.guards import (
+    FORCE,
     check_elements,
     orbital_warnings,
     other_basis,
@@ -224,7 +225,7 @@ class HamiltonianModel(nn.Module):
         if isinstance(system, Mole):
             faults += other_basis(system, self.basis)
         if not force:
-            refuse(faults)
+            refuse(faults, FORCE)
             return structure, ()
         if not self.metadata.periodic:
             structure = runnable(structure)
