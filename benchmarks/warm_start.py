@@ -182,7 +182,7 @@ def _summary(task: str, guess: str, frames: Rows) -> dict[str, Any]:
         "of it prediction": mean("prediction_processor_seconds", 2),
         "H MAE (µHa)": mean("h_mae_uha", 1),
         "Löwdin H MAE (µHa)": mean("h_loewdin_mae_uha", 1),
-        "|dP|_S": mean("density_error", 4),
+        "density error": mean("density_error", 4),
         "largest dE (Ha)": max(abs(f["energy_difference_hartree"]) for f in mine),
     }
 

@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,12 @@ def test_table_of_the_results(name, monkeypatch, capsys):
     results = FOLDER / "results" / f"{name}.json"
     start(monkeypatch, FOLDER / f"{name}.py", "--table", results)
     lines = capsys.readouterr().out.splitlines()
-    table = [line for line in lines if line.startswith("|")]
-    assert len(table) > 2
+    tables = [list(group) for row, group in groupby(lines, lambda x: x.startswith("|")) if row]
+    assert tables
+    for header, rule, *rows in tables:
+        assert set(rule) <= set("| -")
+        assert rows
+        assert {line.count("|") for line in (rule, *rows)} == {header.count("|")}
 
 
 def test_rows_of_a_second_run_replace_those_with_the_same_key(tmp_path):
