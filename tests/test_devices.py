@@ -136,10 +136,10 @@ def test_gradients_of_two_processes_are_those_of_one(mixed, tmp_path, monkeypatc
 
 
 def test_a_run_goes_on_with_another_number_of_processes(store, tmp_path):
-    """Two processes then one, and one all the way: the same run, and the same uncertainty."""
-    short, whole = settings("training.max_steps=3"), "training.max_steps=6"
+    """Two processes then one, one then two, and one all the way: the same run."""
+    short, whole = settings("training.max_steps=3"), settings("training.max_steps=6")
     starts, ends = {}, {}
-    for name, n in (("two", 2), ("same", 1)):
+    for name, n, later in (("two", 2, 1), ("one", 1, 2), ("same", 1, 1)):
         out = tmp_path / name
         train_on_devices(store, out, of(n, short), report=ignore)
         starts[name] = load_model(out).metadata
@@ -147,18 +147,21 @@ def test_a_run_goes_on_with_another_number_of_processes(store, tmp_path):
         (out / "config.toml").write_text(
             (out / "config.toml").read_text().replace("max_steps = 3", "max_steps = 6")
         )
-        result = train_on_devices(store, out, settings(whole), resume=True, report=ignore)
+        result = train_on_devices(store, out, of(later, whole), resume=True, report=ignore)
         ends[name] = read_history(out / "history.csv")
         assert [int(row["step"]) for row in ends[name]] == [3, 6]
         assert json.loads((out / "metrics.json").read_text())["steps"] == result.n_steps == 6
-    for row, expected in zip(ends["two"], ends["same"], strict=True):
-        assert float(row["train_loss"]) == pytest.approx(float(expected["train_loss"]), 1e-8)
-        assert float(row["val_h_mae_uha"]) == pytest.approx(float(expected["val_h_mae_uha"]), 1e-6)
+    for name in ("two", "one"):
+        for row, expected in zip(ends[name], ends["same"], strict=True):
+            for column, tolerance in (("train_loss", 1e-8), ("val_h_mae_uha", 1e-6)):
+                assert float(row[column]) == pytest.approx(float(expected[column]), tolerance)
     two, same = (starts[name] for name in ("two", "same"))
-    # the readout is solved from sums of other partial sums, in float32 features
-    assert two.metrics == pytest.approx(same.metrics, 1e-2)
+    # Sums of other partial sums differ in their last bits, which the solution of the readout with
+    # ridges down to 1e-14 amplifies: found 1e-5 of the errors of H, and 1e-3 meV.
+    assert two.metrics == pytest.approx(same.metrics, rel=1e-4, abs=5e-3)
+    assert two.metrics["psi_cosine"] == pytest.approx(same.metrics["psi_cosine"], abs=1e-7)
     assert two.uncertainty.n_frames == same.uncertainty.n_frames > 1
-    assert two.uncertainty.factors == pytest.approx(same.uncertainty.factors, 1e-2)
+    assert two.uncertainty.factors == pytest.approx(same.uncertainty.factors, 1e-4)
 
 
 def of(n, config):
