@@ -14,7 +14,7 @@ from hamnet.evaluation.calibration import calibrations
 from hamnet.evaluation.html import digits
 from hamnet.evaluation.report import (
     FIGURES,
-    read_history,
+    learning_curves,
     report_html,
     report_sections,
     write_results,
@@ -112,7 +112,7 @@ def test_links_within_the_page_lead_somewhere(text):
 
 
 def test_the_same_results_give_the_same_page(evaluation, history, text):
-    assert report_html(evaluation, PROVENANCE, read_history(history)) == text
+    assert report_html(evaluation, PROVENANCE, learning_curves(history)) == text
 
 
 def test_page_without_any_prediction(water_records, water_basis):
@@ -123,7 +123,7 @@ def test_page_without_any_prediction(water_records, water_basis):
 
 
 def test_history_skips_empty_cells(history):
-    columns = read_history(history)
+    columns = learning_curves(history)
     assert np.array_equal(columns["val_h_mae_uha"][0], [1.0, 1.5])
     assert np.array_equal(columns["val_h_mae_uha"][1], [300, 150])
     assert len(columns["train_loss"][0]) == 3

@@ -237,7 +237,7 @@ UNLIKE = {
     [
         ("functional", r"functional is 'b3lyp' \(libxc 402 x 1.*trained for 'pbe' \(libxc 101"),
         ("Hartree-Fock", "functional is 'hf'.*trained for 'pbe'"),
-        ("basis", "basis is 'sto-3g', but the model was trained for 'def2-svp'; .* H, O"),
+        ("basis", r"another basis \('sto-3g'\).* in 'def2-svp'; they differ for H, O"),
         ("Cartesian", "Cartesian"),
         ("element", "atom 0 is N, but the model was trained for H, O only"),
         ("spin", "spin is 2, but the model was trained for 0"),

@@ -59,7 +59,7 @@ def write_results(
         HamnetError: a file cannot be written.
     """
     metrics = write_tables(evaluation, out_dir, provenance)
-    curves = read_history(history) if history and history.is_file() else {}
+    curves = learning_curves(history) if history and history.is_file() else {}
     sections = report_sections(evaluation, provenance, curves, shown)
     for section in sections:
         for picture in section.all_pictures:
@@ -90,7 +90,7 @@ def report_sections(
     Args:
         evaluation: the results.
         provenance: JSON-ready; its entries ``model``, ``data`` and ``split`` make the title.
-        history: columns of ``history.csv`` against seconds, see `read_history`.
+        history: columns of ``history.csv`` against seconds, see `learning_curves`.
         shown: frames whose orbitals are shown in space.
     """
     sections = [
@@ -133,7 +133,7 @@ def _page(
     )
 
 
-def read_history(path: Path) -> dict[str, training.Curve]:
+def learning_curves(path: Path) -> dict[str, training.Curve]:
     """Return each column of a ``history.csv`` against seconds, rows without a number left out."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

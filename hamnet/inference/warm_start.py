@@ -21,12 +21,13 @@ import torch
 from hamnet.basis import from_hamnet_order
 from hamnet.blocks import to_dense
 from hamnet.errors import HamnetError
-from hamnet.integrals import basis_of, xc_components
+from hamnet.integrals import xc_components
 from hamnet.interop.pyscf import mix_in, structure_of
 from hamnet.models import HamiltonianModel, load_model
+from hamnet.models.guards import other_basis, refuse
 from hamnet.prediction import Prediction, aufbau
 from hamnet.spectrum import solve
-from hamnet.structure import FloatArray, symbol
+from hamnet.structure import FloatArray
 
 KEY = "hamnet"
 """Value of ``mf.init_guess`` that stands for the model."""
@@ -177,13 +178,7 @@ def check_calculation(mf: Any, model: HamiltonianModel) -> None:
             f"the calculation's functional is '{xc}' ({_named(found)}), but the model was trained "
             f"for '{level.xc}' ({_named(trained)}): use mf.xc = '{level.xc}' or another model"
         )
-    here = basis_of(mole)
-    wrong = [z for z, mark in here.fingerprints.items() if model.basis.fingerprints[z] != mark]
-    if wrong:
-        raise HamnetError(
-            f"the calculation's basis is '{here.name}', but the model was trained for "
-            f"'{model.basis.name}'; they differ for {', '.join(map(symbol, wrong))}"
-        )
+    refuse(other_basis(mole, model.basis))
 
 
 def _flat(functional: Any) -> list[float]:

@@ -79,13 +79,14 @@ def other_basis(mole: Mole, basis: OrbitalBasis) -> tuple[str, ...]:
     Raises:
         HamnetError: see `hamnet.integrals.basis_of`.
     """
-    marks = basis_of(mole).fingerprints
-    if all(basis.fingerprints.get(z) == mark for z, mark in marks.items()):
+    here = basis_of(mole)
+    marks = here.fingerprints.items()
+    wrong = [symbol(z) for z, mark in marks if basis.fingerprints.get(z) != mark]
+    if not wrong:
         return ()
-    name = f"'{mole.basis}'" if isinstance(mole.basis, str) else "of its own"
     return (
-        f"the molecule is built in another basis ({name}), but the model predicts matrices in "
-        f"'{basis.name}'",
+        f"the molecule is built in another basis ('{here.name}'), but the model predicts matrices "
+        f"in '{basis.name}'; they differ for {', '.join(wrong)}",
     )
 
 

@@ -177,8 +177,7 @@ class HamiltonianModel(nn.Module):
             force: predict also what the model was not trained for, as far as its network can; what
                 was forced is in the prediction's warnings. Elements and pairs of elements without
                 weights are never predicted. A model of molecules takes a crystal as a molecule in
-                a box.
-                An open shell gets the one H of a closed shell for both spins.
+                a box. An open shell gets the one H of a closed shell for both spins.
 
         Raises:
             HamnetError: the model was not trained for a structure (`check`), or pairs of elements
@@ -320,10 +319,10 @@ class HamiltonianModel(nn.Module):
         return Propagation(readout, self.covariance, self.standardiser, self.assembler)
 
     def _with_uncertainty(self, run: Inference, found: list[Prediction]) -> list[Prediction]:
-        scale = self.metadata.uncertainty
-        if self.propagation is None or scale is None:
+        propagation, scale = self.propagation, self.metadata.uncertainty
+        if propagation is None or scale is None:
             return found
-        stds = (self.propagation.stds(run, found) * scale.factors).tolist()
+        stds = (propagation.stds(run, found) * scale.factors).tolist()
         known = [dict(zip(QUANTITIES, values, strict=True)) for values in stds]
         return [replace(p, uncertainty=u) for p, u in zip(found, known, strict=True)]
 

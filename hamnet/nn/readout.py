@@ -90,9 +90,13 @@ class LinearReadout(nn.Module):
 
     def classes(self) -> Iterator[tuple[BlockType, IrrepClass, str]]:
         """Yield every (block type, irrep class) and the name of its weights."""
-        for block_type, table in self.tables.items():
-            for k, irrep_class in enumerate(table.classes):
-                yield block_type, irrep_class, f"{block_type.key}_{k}"
+        for block_type in self.tables:
+            for irrep_class, name in self._classes_of(block_type):
+                yield block_type, irrep_class, name
+
+    def _classes_of(self, block_type: BlockType) -> Iterator[tuple[IrrepClass, str]]:
+        for k, irrep_class in enumerate(self.tables[block_type].classes):
+            yield irrep_class, f"{block_type.key}_{k}"
 
     def n_inputs(self, block_type: BlockType, c: IrrepClass) -> int:
         """Return the number of features from which a class is read."""
@@ -123,8 +127,7 @@ class LinearReadout(nn.Module):
         ]
         for block_type in block_types(graph):
             rows = block_rows(graph, block_type)
-            for k, c in enumerate(self.tables[block_type].classes):
-                name = f"{block_type.key}_{k}"
+            for c, name in self._classes_of(block_type):
                 if block_type.on_site:
                     parts = [x[c.pseudo][c.order][0][rows] for x in nodes]
                     yield block_type, c, name, torch.cat(parts, dim=2)
