@@ -19,6 +19,7 @@ from hamnet.lattice import crystal_basis
 from hamnet.metrics import frame_metrics
 from hamnet.models import load_model
 from hamnet.structure import Structure
+from hamnet.training.callbacks import read_history
 from hamnet.training.config import load_config
 from hamnet.training.dataset import support_radius
 from hamnet.training.run import train
@@ -164,11 +165,22 @@ def test_commands(run, tmp_path):
     row = json.loads((tmp_path / "p" / "predictions.jsonl").read_text(encoding="utf-8"))
     assert np.allclose(row["cell_angstrom"], s.cell, atol=1e-7)
     assert row["pbc"] == [True, True, False]
+    assert row["n_electrons"] == 4 * len(s)
     refused = CliRunner().invoke(
         app, ["predict", model, str(cell), "-o", str(tmp_path / "q"), "--properties", "charges"]
     )
     assert refused.exit_code == 1
     assert "leave out --properties" in " ".join(refused.output.split())
+
+
+def test_the_history_holds_the_errors_of_crystals(run, tmp_path):
+    steps = ["training.max_steps=1", "training.validate_every=1", "readout.solve=false"]
+    config = load_config(overrides=[*SMALL, "training.batch_size=2", *steps])
+    train(run / "graphene.h5", tmp_path, config, report=lambda _: None)
+    (row,) = read_history(tmp_path / "history.csv")
+    assert float(row["val_h_mae_mev"]) > 0
+    assert float(row["val_bands_max_mev"]) >= float(row["val_bands_mae_mev"]) > 0
+    assert row["val_homo_mae_mev"] == "nan"
 
 
 def test_molecules_and_crystals_are_not_mixed(run, tmp_path):

@@ -33,6 +33,7 @@ _ENERGY_CURVES = {
     "HOMO": "val_homo_mae_mev",
     "LUMO": "val_lumo_mae_mev",
     "gap": "val_gap_mae_mev",
+    "bands": "val_bands_mae_mev",
 }
 
 

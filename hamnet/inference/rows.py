@@ -101,6 +101,8 @@ def prediction_values(prediction: Prediction, names: tuple[str, ...]) -> dict[st
     for name in names:
         values |= PROPERTIES[name][1](prediction)
     energies = [[_ev(energy) for energy in channel] for channel in prediction.orbital_energies]
+    if prediction.n_electrons is not None:
+        values["n_electrons"] = prediction.n_electrons
     return values | {
         "orbital_energies_ev": energies,
         "occupations": prediction.occupations.tolist(),
@@ -114,7 +116,8 @@ def frame_values(frame: Frame, number: int, level: LevelOfTheory | None) -> dict
         frame: the frame.
         number: of the row.
         level: level of theory of the model; ``id`` is what a label of this frame at this level is
-            known by in a dataset.
+            known by in a dataset. With pseudopotentials the valence electrons count, which the
+            prediction knows (`prediction_values`).
     """
     values: dict[str, Any] = {
         "row": number,
@@ -131,7 +134,7 @@ def frame_values(frame: Frame, number: int, level: LevelOfTheory | None) -> dict
         "formula": structure.formula,
         "charge": structure.charge,
         "spin": structure.spin,
-        "n_electrons": structure.n_electrons,
+        "n_electrons": None if level is not None and level.pseudo else structure.n_electrons,
         "numbers": structure.numbers.tolist(),
         "positions_angstrom": structure.positions.tolist(),
     }

@@ -23,8 +23,11 @@ HISTORY = (
     "val_psi_cosine",
     "val_h_loewdin_mae_uha",
     "val_spurious_low",
+    "val_h_mae_mev",
+    "val_bands_mae_mev",
+    "val_bands_max_mev",
 )
-"""Columns of ``history.csv``."""
+"""Columns of ``history.csv``; crystals have no orbitals, molecules no bands."""
 
 Report = Callable[[str], None]
 """Takes one line of progress."""
