@@ -1,4 +1,4 @@
-"""Records of noise, in no time: for tests of files. Also run in other processes."""
+"""Records of noise and small networks, in no time. Also run in other processes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +16,17 @@ LEVEL = LevelOfTheory(xc="pbe", basis="def2-svp")
 BASIS = OrbitalBasis(
     "def2-svp", {1: (0, 0, 1), 8: (0, 0, 0, 1, 1, 2)}, {1: "hydrogen", 8: "oxygen"}
 )
+
+SMALL = [
+    "model.channels=8",
+    "model.pseudo_channels=4",
+    "model.layers=1",
+    "model.pair_layers=1",
+    "model.radial_hidden=16",
+    "model.tracegrad_rank=4",
+    "model.tracegrad_hidden=16",
+]
+"""Settings of a network that is trained in seconds."""
 
 
 def make_record(seed: int, numbers=(8, 1, 1), spin: int = 0, group: str = "run 0") -> Record:

@@ -16,7 +16,7 @@ from hamnet.data.writer import Writer
 from hamnet.inference.folder import PredictionFolder
 from hamnet.interop.ase import Frame
 from hamnet_cli.app import app
-from tests.synthetic import write_store
+from tests.synthetic import SMALL, write_store
 
 GOOD = "3\ngood\nO 0 0 0\nH 0.76 0.59 0\nH -0.76 0.59 0\n"
 BAD_FRAMES = {
@@ -43,10 +43,8 @@ def hamnet(*arguments):
 def run(store, tmp_path_factory):
     """A model that was not trained at all, but for its readout."""
     out = tmp_path_factory.mktemp("run") / "water"
-    small = ["model.channels=8", "model.pseudo_channels=2", "training.max_steps=0"]
-    result, _ = hamnet(
-        "train", store, "-o", out, "--quiet", "--json", *(f"--set={s}" for s in small)
-    )
+    small = [f"--set={s}" for s in SMALL]
+    result, _ = hamnet("train", store, "-o", out, "--quiet", "--json", "--instant", *small)
     assert result.exit_code == 0
     assert json.loads(result.stdout)["model"] == str(out / "model.safetensors")
     return out
@@ -248,8 +246,8 @@ def test_labels_of_another_level(run, many_waters, level, water_basis, tmp_path)
 def test_labels_without_the_models_reference_are_recomputed(
     store, many_waters, level, water_basis, tmp_path
 ):
-    small = ["model.channels=4", "training.max_steps=0", "target.reference=minao"]
-    hamnet("train", store, "-o", tmp_path / "m", "-q", *(f"--set={s}" for s in small))
+    settings = [f"--set={s}" for s in (*SMALL, "target.reference=minao")]
+    hamnet("train", store, "-o", tmp_path / "m", "-q", "--instant", *settings)
     bare = tmp_path / "bare.h5"
     with Writer(bare, level) as writer:
         for record in many_waters:

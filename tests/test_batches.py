@@ -21,13 +21,10 @@ from hamnet.training.run import train
 from hamnet.training.setup import choose_split, set_up
 from hamnet_cli.app import app
 from hamnet_datasets.labels import label
+from tests.synthetic import SMALL
 
-SMALL = [
-    "model.channels=8",
-    "model.pseudo_channels=4",
-    "model.layers=1",
-    "model.pair_layers=1",
-    "model.radial_hidden=16",
+SETTINGS = [
+    *SMALL,
     "model.tracegrad=none",
     "training.batch_pairs=14",
     "training.validate_every=1",
@@ -53,7 +50,7 @@ def store(tmp_path_factory, many_waters, level):
 
 @pytest.fixture
 def setup(store):
-    config = load_config(overrides=SMALL)
+    config = load_config(overrides=SETTINGS)
     with Store.open(store) as data:
         yield set_up(data, choose_split(data, config), config, lambda _: None), config.training
 
@@ -110,7 +107,7 @@ def test_resumed_run_with_batches_of_pairs_is_uninterrupted(store, tmp_path):
         if line.startswith("step") and int(line.split()[1]) >= 8:
             raise KilledError
 
-    config = load_config(overrides=[*SMALL, "training.max_steps=12"])
+    config = load_config(overrides=[*SETTINGS, "training.max_steps=12"])
     whole = train(store, tmp_path / "whole", config, report=lambda _: None)
     with pytest.raises(KilledError):
         train(store, tmp_path / "cut", config, report=kill)
@@ -123,7 +120,7 @@ def test_resumed_run_with_batches_of_pairs_is_uninterrupted(store, tmp_path):
 def test_dry_run_measures_and_writes_nothing(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(store.parent.iterdir())
-    command = ["train", str(store), "--dry-run", "--json", "-q", *(f"--set={s}" for s in SMALL)]
+    command = ["train", str(store), "--dry-run", "--json", "-q", *(f"--set={s}" for s in SETTINGS)]
     answer = CliRunner().invoke(app, command)
     assert answer.exit_code == 0, answer.stderr
     found = json.loads(answer.stdout)
@@ -144,7 +141,7 @@ def test_dry_run_measures_and_writes_nothing(store, tmp_path, monkeypatch):
 
 def test_larger_models_need_more(store):
     few, many = (
-        estimate(store, load_config(overrides=[*SMALL, f"model.channels={c}"]), lambda _: None)
+        estimate(store, load_config(overrides=[*SETTINGS, f"model.channels={c}"]), lambda _: None)
         for c in (8, 64)
     )
     assert many.n_parameters > 10 * few.n_parameters

@@ -15,6 +15,7 @@ from hamnet.evaluation.compare import compare
 from hamnet.evaluation.compare_report import write_comparison
 from hamnet_cli.app import app
 from tests.page import Page
+from tests.synthetic import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +115,8 @@ def hamnet(*arguments):
 
 
 def train(store, out, *settings):
-    small = ["model.channels=8", "model.pseudo_channels=2", *settings]
-    answer = hamnet(
-        "train", store, "-o", out, "--quiet", "--instant", *(f"--set={s}" for s in small)
-    )
+    small = [f"--set={s}" for s in (*SMALL, *settings)]
+    answer = hamnet("train", store, "-o", out, "--quiet", "--instant", *small)
     assert answer.exit_code == 0
     return out
 

@@ -21,15 +21,10 @@ from hamnet.training.callbacks import read_history
 from hamnet.training.config import load_config
 from hamnet.training.launch import train_on_devices
 from hamnet_datasets.labels import label
+from tests.synthetic import SMALL
 
-SMALL = [
-    "model.channels=8",
-    "model.pseudo_channels=4",
-    "model.layers=1",
-    "model.pair_layers=1",
-    "model.radial_hidden=16",
-    "model.tracegrad_rank=4",
-    "model.tracegrad_hidden=16",
+SETTINGS = [
+    *SMALL,
     "training.batch_size=3",
     "training.validate_every=3",
     "training.max_minutes=60",
@@ -87,7 +82,7 @@ with parallel.process_group(), Store.open(data) as store:
 
 
 def settings(*more):
-    return load_config(overrides=[*SMALL, *more])
+    return load_config(overrides=[*SETTINGS, *more])
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +102,7 @@ def mixed(tmp_path_factory, many_waters, level):
 def gradients(data: Path, folder: Path, n: int, monkeypatch) -> dict[str, torch.Tensor]:
     script, out = folder / "gradient.py", folder / f"{n}.safetensors"
     script.write_text(GRADIENT)
-    arguments = [str(x) for x in (script, data, out, *SMALL)]
+    arguments = [str(x) for x in (script, data, out, *SETTINGS)]
     if n == 1:
         monkeypatch.setattr(sys, "argv", arguments)
         runpy.run_path(str(script))

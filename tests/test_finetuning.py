@@ -19,19 +19,10 @@ from hamnet.training.finetune import adopt, inherit, take_over
 from hamnet.training.run import train
 from hamnet_cli.app import app
 from hamnet_datasets.labels import label
+from tests.synthetic import SMALL
 
-SMALL = [
-    "model.channels=8",
-    "model.pseudo_channels=4",
-    "model.layers=1",
-    "model.pair_layers=1",
-    "model.radial_hidden=16",
-    "model.tracegrad_rank=4",
-    "model.tracegrad_hidden=16",
-    "training.batch_size=4",
-    "training.validate_every=2",
-    "training.max_minutes=60",
-]
+STEPS = ["training.batch_size=4", "training.validate_every=2", "training.max_minutes=60"]
+SETTINGS = [*SMALL, *STEPS]
 
 
 def run(data, out, *settings, **options):
@@ -61,7 +52,7 @@ def files(tmp_path_factory, many_waters, level):
 @pytest.fixture(scope="module")
 def parent(files, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "parent"
-    run(files / "water.h5", out, *SMALL, "training.max_steps=0", "target.reference=sap")
+    run(files / "water.h5", out, *SETTINGS, "training.max_steps=0", "target.reference=sap")
     return out
 
 
@@ -72,7 +63,7 @@ def test_before_training_it_is_its_parent(files, parent, many_waters):
     result = run(
         files / "mixed.h5",
         files / "fresh",
-        *SMALL,
+        *SETTINGS,
         "training.max_steps=0",
         "target.reference=sap",
         "readout.solve=false",
@@ -123,7 +114,7 @@ def test_few_labels_are_worth_more_with_a_parent(files, parent, tmp_path):
     """Three waters: from the parent, and from nothing with the same network."""
     four = ["data.fractions=[0.8,0.2,0.0]", "training.max_steps=0"]
     tuned, _ = run(files / "mixed.h5", tmp_path / "a", f"training.start_from={parent}", *four)
-    fresh, _ = run(files / "mixed.h5", tmp_path / "b", *SMALL, *four, "target.reference=sap")
+    fresh, _ = run(files / "mixed.h5", tmp_path / "b", *SETTINGS, *four, "target.reference=sap")
     assert tuned.metrics["h_mae_uha"] < fresh.metrics["h_mae_uha"]
 
 
@@ -161,7 +152,7 @@ def test_a_larger_degree_is_refused(many_waters, tmp_path, level, files):
             h2 = Structure(np.array([1, 1]), np.array([[0, 0, 0], [0, 0, r]]))
             writer.append(label(h2, low), basis_for(h2, low.basis))
         writer.finish()
-    small, _ = run(path, tmp_path / "a", *SMALL, "training.max_steps=0")
+    small, _ = run(path, tmp_path / "a", *SETTINGS, "training.max_steps=0")
     with pytest.raises(HamnetError, match=r"model\.l_max = 2 is too small"):
         run(files / "water.h5", tmp_path / "b", f"training.start_from={small.model_file}")
 
@@ -170,7 +161,7 @@ def test_resumed_fine_tuning_is_uninterrupted(files, parent, tmp_path):
     settings = [
         f"training.start_from={parent}",
         "training.max_steps=4",
-        *(s for s in SMALL if s.startswith("training")),
+        *STEPS,
     ]
     whole, _ = run(files / "mixed.h5", tmp_path / "a", *settings)
 

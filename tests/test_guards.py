@@ -9,7 +9,6 @@ from pyscf.pbc import gto as pbc_gto
 
 import hamnet
 from hamnet.data.level import LevelOfTheory
-from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
 from hamnet.integrals import basis_for, overlap, reference_hamiltonian
 from hamnet.interop.ase import from_atoms
@@ -20,6 +19,7 @@ from hamnet.structure import Structure
 from hamnet.testing import random_model
 from hamnet.training.config import load_config
 from hamnet.training.run import train
+from tests.synthetic import SMALL
 
 WATER = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.59, 0.0]])
 
@@ -45,16 +45,12 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def trained(many_waters, level, water_basis, tmp_path_factory):
-    """A model of eight waters, instantly."""
-    folder = tmp_path_factory.mktemp("guards")
-    with Writer(folder / "water.h5", level, references=("minao", "sap")) as writer:
-        for record in many_waters:
-            writer.append(record, water_basis)
-        writer.finish()
-    small = ["model.channels=8", "model.pseudo_channels=2", "training.max_steps=0"]
-    train(folder / "water.h5", folder / "run", load_config(overrides=small), report=lambda _: None)
-    return hamnet.load(folder / "run")
+def trained(store, tmp_path_factory):
+    """A model of the sixteen waters, instantly."""
+    out = tmp_path_factory.mktemp("guards") / "run"
+    config = load_config(overrides=[*SMALL, "training.max_steps=0"])
+    train(store, out, config, report=lambda _: None)
+    return hamnet.load(out)
 
 
 FORCED = {

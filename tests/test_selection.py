@@ -17,13 +17,12 @@ from hamnet.training.config import load_config
 from hamnet.training.run import train
 from hamnet.training.selection import Candidate, _Greedy, select
 from hamnet_cli.app import app
+from tests.synthetic import SMALL
 
 WATER = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.59, 0.0]])
-SMALL = [
-    "model.channels=8",
-    "model.pseudo_channels=4",
-    "model.layers=1",
-    "model.pair_layers=1",
+SETTINGS = [
+    *SMALL,
+    "model.radial_hidden=64",  # features that tell stretched molecules from known ones
     "model.tracegrad=none",
     "training.max_steps=0",
     "target.reference=minao",
@@ -33,7 +32,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, store):
     out = tmp_path_factory.mktemp("select") / "run"
-    train(store, out, load_config(overrides=SMALL), report=lambda _: None)
+    train(store, out, load_config(overrides=SETTINGS), report=lambda _: None)
     return out
 
 

@@ -25,15 +25,10 @@ from hamnet.training.readout import DEFAULT_LAMBDA, accumulate, solve_readout
 from hamnet.training.run import CHECKPOINT, train
 from hamnet_cli.app import app
 from hamnet_datasets.labels import label
+from tests.synthetic import SMALL
 
-SMALL = [
-    "model.channels=8",
-    "model.pseudo_channels=4",
-    "model.layers=1",
-    "model.pair_layers=1",
-    "model.radial_hidden=16",
-    "model.tracegrad_rank=4",
-    "model.tracegrad_hidden=16",
+SETTINGS = [
+    *SMALL,
     "training.batch_size=4",
     "training.validate_every=2",
     "training.max_minutes=60",
@@ -43,7 +38,7 @@ SMALL = [
 
 
 def settings(*more):
-    return load_config(overrides=[*SMALL, *more])
+    return load_config(overrides=[*SETTINGS, *more])
 
 
 def quiet(_):
@@ -239,7 +234,7 @@ def test_copies_of_a_run_are_the_same_model(trained, tmp_path):
 def test_instant_from_the_command_line(store, tmp_path):
     out = tmp_path / "run"
     command = ["train", str(store), "-o", str(out), "--instant", "--json", "-q"]
-    result = CliRunner().invoke(app, [*command, *(f"--set={s}" for s in SMALL)])
+    result = CliRunner().invoke(app, [*command, *(f"--set={s}" for s in SETTINGS)])
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["steps"] == 0
     assert json.loads((out / "metrics.json").read_text())["kept"] == "instant"

@@ -22,15 +22,10 @@ from hamnet.testing import moved, random_model, random_rotation
 from hamnet.training.config import load_config
 from hamnet.training.run import train
 from hamnet_cli.app import app
+from tests.synthetic import SMALL
 
-SMALL = [
-    "model.channels=8",
-    "model.pseudo_channels=4",
-    "model.layers=1",
-    "model.pair_layers=1",
-    "model.radial_hidden=16",
-    "model.tracegrad_rank=4",
-    "model.tracegrad_hidden=16",
+SETTINGS = [
+    *SMALL,
     "training.max_steps=0",
     "target.reference=minao",
     "data.fractions=[0.5, 0.25, 0.25]",
@@ -163,7 +158,7 @@ SIGNS = "+---+-++-+--+-+-+++--+-+++++---++-+"
 @pytest.fixture(scope="module")
 def trained(store, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "a"
-    train(store, out, load_config(overrides=SMALL), report=lambda _: None)
+    train(store, out, load_config(overrides=SETTINGS), report=lambda _: None)
     return out
 
 
@@ -188,7 +183,7 @@ def test_far_from_the_data_it_grows(trained):
 
 
 def test_it_can_be_left_out(store, tmp_path):
-    config = load_config(overrides=[*SMALL, "readout.uncertainty=false"])
+    config = load_config(overrides=[*SETTINGS, "readout.uncertainty=false"])
     model = load_model(train(store, tmp_path / "run", config, report=lambda _: None).model_file)
     assert model.metadata.uncertainty is None
     assert model.predict([WATER])[0].uncertainty == {}
