@@ -13,7 +13,7 @@ from hamnet.irreps import BlockIrreps, BlockType
 from hamnet.models.config import ModelConfig
 from hamnet.nn.execution import Execution
 from hamnet.nn.frames import PIECE, EdgeRows, PairFrames
-from hamnet.nn.node import FeedForward, RMSNorm, degree_of_row
+from hamnet.nn.node import Expansion, FeedForward, RMSNorm, degree_of_row
 from hamnet.nn.radial import PairEmbedding, envelope
 from hamnet.nn.readout import BlockFeatures, LinearReadout, block_rows, block_types
 from hamnet.nn.so2 import BothEnds, SO2Convolution
@@ -213,7 +213,10 @@ class SO2Network(nn.Module):
         self.norm_node, self.norm_pair = (
             RMSNorm(rows) for rows in (degree_of_row(l_max), SO2Layout(l_max).degree_of_row)
         )
-        self.readout = LinearReadout(tables, c, config.layers + 2, config.pair_layers, l_max)
+        stages = config.layers + 2
+        wide = (config.node_expansion * c[0], config.node_expansion * c[1])
+        self.expansion = Expansion(l_max, (stages * c[0], stages * c[1]), wide)
+        self.readout = LinearReadout(tables, [c] * stages + [wide], [c] * config.pair_layers, l_max)
         self.execution = Execution()
 
     def features(
@@ -253,6 +256,8 @@ class SO2Network(nn.Module):
             traces |= self._decode(torch.cat(z_of), graph, pair_types)
         # 3. the readout sees every layer
         nodes = [x * self.norm_node(x) for x in nodes]
+        halves = zip(*(x.split(self.channels, dim=2) for x in nodes), strict=True)
+        nodes.append(self.expansion(torch.cat([x for half in halves for x in half], dim=2)))
         layers = [
             [_joined(parts) for parts in zip(*y, strict=True)] for y in zip(*pairs_of, strict=True)
         ]

@@ -78,8 +78,42 @@ class DegreeLinear(nn.Module):
         return (x.transpose(0, 1) @ self.weight[self.degree]).transpose(0, 1)
 
 
+class Expansion(nn.Module):
+    """Wider features of atoms, gated by the natural scalars; parities never mix.
+
+    Args:
+        l_max: largest degree.
+        inputs: natural and pseudo channels that come in.
+        outputs: the same for those that go out.
+    """
+
+    degree: Tensor
+
+    def __init__(self, l_max: int, inputs: tuple[int, int], outputs: tuple[int, int]) -> None:
+        super().__init__()
+        self.inputs, self.outputs, self.l_max = inputs, outputs, l_max
+        self.register_buffer("degree", degree_of_row(l_max), persistent=False)
+        self.up = nn.ModuleList(
+            DegreeLinear(l_max, n, h) for n, h in zip(inputs, outputs, strict=True)
+        )
+        self.gates = nn.Linear(inputs[0], outputs[0] + (l_max + 1) * sum(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(A, (L+1)^2, C_in)`` to ``(A, (L+1)^2, C_out)``."""
+        scalars = self.gates(x[:, 0, : self.inputs[0]])
+        first, gates = scalars.split([self.outputs[0], (self.l_max + 1) * sum(self.outputs)], dim=1)
+        gates = torch.sigmoid(gates.view(len(x), self.l_max + 1, -1))[:, self.degree]
+        parts = x.split(self.inputs, dim=2)
+        hidden = torch.cat([up(part) for up, part in zip(self.up, parts, strict=True)], dim=2)
+        hidden = hidden * gates
+        # natural scalars need no gate: they may pass through a function of their own
+        natural, pseudo = hidden.split(self.outputs, dim=2)
+        scalars = natural[:, 0] + nn.functional.silu(first)
+        return torch.cat([torch.cat([scalars[:, None], natural[:, 1:]], 1), pseudo], dim=2)
+
+
 class FeedForward(nn.Module):
-    """Widen, gate by the natural scalars, narrow; parities never mix.
+    """Widen with gates, and narrow.
 
     Args:
         l_max: largest degree.
@@ -87,33 +121,15 @@ class FeedForward(nn.Module):
         widen: factor of the hidden layer.
     """
 
-    degree: Tensor
-
     def __init__(self, l_max: int, channels: tuple[int, int], widen: int) -> None:
         super().__init__()
-        self.channels, self.l_max = channels, l_max
         self.hidden = (widen * channels[0], widen * channels[1])
-        self.register_buffer("degree", degree_of_row(l_max), persistent=False)
-        self.up = nn.ModuleList(
-            DegreeLinear(l_max, c, h) for c, h in zip(channels, self.hidden, strict=True)
-        )
+        self.expand = Expansion(l_max, channels, self.hidden)
         self.down = nn.ModuleList(
             DegreeLinear(l_max, h, c) for c, h in zip(channels, self.hidden, strict=True)
         )
-        self.gates = nn.Linear(channels[0], self.hidden[0] + (l_max + 1) * sum(self.hidden))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(A, (L+1)^2, C)`` to the same shape."""
-        scalars = self.gates(x[:, 0, : self.channels[0]])
-        first, gates = scalars.split([self.hidden[0], (self.l_max + 1) * sum(self.hidden)], dim=1)
-        gates = torch.sigmoid(gates.view(len(x), self.l_max + 1, -1))[:, self.degree]
-        parts = x.split(self.channels, dim=2)
-        hidden = torch.cat([up(part) for up, part in zip(self.up, parts, strict=True)], dim=2)
-        hidden = hidden * gates
-        # natural scalars need no gate: they may pass through a function of their own
-        natural, pseudo = hidden.split(self.hidden, dim=2)
-        natural = torch.cat(
-            [(natural[:, 0] + nn.functional.silu(first))[:, None], natural[:, 1:]], 1
-        )
-        out = [down(h) for down, h in zip(self.down, (natural, pseudo), strict=True)]
-        return torch.cat(out, dim=2)
+        parts = self.expand(x).split(self.hidden, dim=2)
+        return torch.cat([down(h) for down, h in zip(self.down, parts, strict=True)], dim=2)

@@ -62,23 +62,21 @@ class LinearReadout(nn.Module):
 
     Args:
         tables: irreps of every block type.
-        channels: natural and pseudo channels of every layer.
-        node_layers: number of layers of node features.
-        pair_layers: number of layers of pair features.
+        node_channels: natural and pseudo channels of each layer of node features.
+        pair_channels: the same of pair features.
         l_max: largest degree of the features.
     """
 
     def __init__(
         self,
         tables: Sequence[BlockIrreps],
-        channels: tuple[int, int],
-        node_layers: int,
-        pair_layers: int,
+        node_channels: Sequence[tuple[int, int]],
+        pair_channels: Sequence[tuple[int, int]],
         l_max: int,
     ) -> None:
         super().__init__()
         self.tables = {t.type: t for t in tables}
-        self.channels, self.node_layers, self.pair_layers = channels, node_layers, pair_layers
+        self.node_channels, self.pair_channels = node_channels, pair_channels
         self.layout = SO2Layout(l_max)
         self.weights = nn.ParameterDict()
         self.biases = nn.ParameterDict()
@@ -100,12 +98,10 @@ class LinearReadout(nn.Module):
 
     def n_inputs(self, block_type: BlockType, c: IrrepClass) -> int:
         """Return the number of features from which a class is read."""
-        natural, pseudo = self.channels
         if block_type.on_site:
-            return self.node_layers * (pseudo if c.pseudo else natural)
-        directions = 1 if c.exchange else 2
-        parities = natural + pseudo if c.order else (pseudo if c.pseudo else natural)
-        return self.pair_layers * self.layout.degrees[c.order] * directions * parities
+            return sum(channels[c.pseudo] for channels in self.node_channels)
+        parities = sum(sum(ch) if c.order else ch[c.pseudo] for ch in self.pair_channels)
+        return self.layout.degrees[c.order] * (1 if c.exchange else 2) * parities
 
     def inputs(
         self, features: BlockFeatures, graph: NeighbourGraph
@@ -120,9 +116,15 @@ class LinearReadout(nn.Module):
         # Everything is cut by `split`, whose gradient is one copy; that of a slice is a whole
         # tensor of zeros.
         degrees = [2 * l + 1 for l in range(self.layout.l_max + 1)]
-        nodes = [_cut(x, self.channels, degrees) for x in features.nodes]
+        nodes = [
+            _cut(x, channels, degrees)
+            for x, channels in zip(features.nodes, self.node_channels, strict=True)
+        ]
         pairs = [
-            [_cut(x, self.channels, self.layout.row_splits, graph.pair_counts) for x in layers]
+            [
+                _cut(x, channels, self.layout.row_splits, graph.pair_counts)
+                for x, channels in zip(layers, self.pair_channels, strict=True)
+            ]
             for layers in (features.plus, features.minus)
         ]
         for block_type in block_types(graph):
