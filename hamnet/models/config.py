@@ -23,7 +23,7 @@ class ModelConfig(Section):
     pair_layers: int = Field(default=2, ge=1)
     """Layers on the pairs' own features."""
     node_expansion: int = Field(default=4, ge=0)
-    """Further features of an atom for the readout, as a multiple of the channels."""
+    """Further features of an atom for the readout, in multiples of the channels; 0 for none."""
     message_cutoff: float = Field(default=8.0, gt=0)
     """Pairs closer than this exchange messages, Angstrom."""
     pair_cutoff: float = Field(default=12.0, gt=0)

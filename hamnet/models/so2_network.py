@@ -148,7 +148,8 @@ class SO2Network(nn.Module):
     Node features pass through message layers; pair features are made from both ends, in the pair's
     frame and in both directions, and stay there: the readout gives the irreps of a block in its
     pair's frame. It reads the features of every layer, and for an on-site block also the sum of the
-    atom's pairs: more features for one least-squares problem at no further cost.
+    atom's pairs and products of all these with functions of their invariants (`Expansion`): more
+    features for one least-squares problem at little further cost.
 
     Args:
         config: sizes and parts.
@@ -213,10 +214,14 @@ class SO2Network(nn.Module):
         self.norm_node, self.norm_pair = (
             RMSNorm(rows) for rows in (degree_of_row(l_max), SO2Layout(l_max).degree_of_row)
         )
-        stages = config.layers + 2
-        wide = (config.node_expansion * c[0], config.node_expansion * c[1])
-        self.expansion = Expansion(l_max, (stages * c[0], stages * c[1]), wide)
-        self.readout = LinearReadout(tables, [c] * stages + [wide], [c] * config.pair_layers, l_max)
+        node_channels = [c] * (config.layers + 2)
+        self.expansion: Expansion | None = None
+        if config.node_expansion:
+            both = (sum(natural for natural, _ in node_channels), sum(p for _, p in node_channels))
+            wide = (config.node_expansion * c[0], config.node_expansion * c[1])
+            self.expansion = Expansion(l_max, both, wide)
+            node_channels.append(wide)
+        self.readout = LinearReadout(tables, node_channels, [c] * config.pair_layers, l_max)
         self.execution = Execution()
 
     def features(
@@ -256,8 +261,9 @@ class SO2Network(nn.Module):
             traces |= self._decode(torch.cat(z_of), graph, pair_types)
         # 3. the readout sees every layer
         nodes = [x * self.norm_node(x) for x in nodes]
-        halves = zip(*(x.split(self.channels, dim=2) for x in nodes), strict=True)
-        nodes.append(self.expansion(torch.cat([x for half in halves for x in half], dim=2)))
+        if self.expansion is not None:
+            natural, pseudo = zip(*(x.split(self.channels, dim=2) for x in nodes), strict=True)
+            nodes.append(self.expansion(torch.cat([*natural, *pseudo], dim=2)))
         layers = [
             [_joined(parts) for parts in zip(*y, strict=True)] for y in zip(*pairs_of, strict=True)
         ]

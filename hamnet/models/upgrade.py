@@ -1,5 +1,6 @@
 """Model files of older versions, brought to the present one step by step."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,15 @@ def _to_2(data: dict[str, Any], tensors: Tensors) -> None:
     """Version 2 has uncertainty, parent and the citation of the data; a version 1 has none."""
 
 
-UPGRADES: Mapping[int, Callable[[dict[str, Any], Tensors], None]] = {1: _to_2}
+def _to_3(data: dict[str, Any], tensors: Tensors) -> None:
+    """Version 3 has further features of atoms for the readout, and other names for their kind."""
+    data["model"]["node_expansion"] = 0
+    for old in list(tensors):
+        new = re.sub(r"\.feed\.(up|gates)\.", r".feed.expand.\1.", old)
+        tensors[new] = tensors.pop(old)
+
+
+UPGRADES: Mapping[int, Callable[[dict[str, Any], Tensors], None]] = {1: _to_2, 2: _to_3}
 """From a version to the next: each changes metadata and weights in place."""
 
 

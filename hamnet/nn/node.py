@@ -79,7 +79,7 @@ class DegreeLinear(nn.Module):
 
 
 class Expansion(nn.Module):
-    """Wider features of atoms, gated by the natural scalars; parities never mix.
+    """More features of atoms: linear maps, gated by the natural scalars; parities never mix.
 
     Args:
         l_max: largest degree.
