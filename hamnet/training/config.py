@@ -46,7 +46,7 @@ class LossConfig(Section):
 class OptimiserConfig(Section):
     """AdamW with warm-up and a cosine."""
 
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
     weight_decay: float = Field(default=1e-3, ge=0)
     warmup_steps: int = Field(default=100, ge=0)
     final_fraction: float = Field(default=1e-2, ge=0, le=1)

@@ -29,6 +29,10 @@ LAMBDAS = tuple(10.0 ** (-k) for k in range(0, 15))
 DEFAULT_LAMBDA = 1e-6
 """Where there is no validation set."""
 
+START_LAMBDA = 1e-2
+"""Of the solution from which gradient steps start: the best one for random features rests on
+directions that no gradient step could follow."""
+
 
 @dataclass
 class NormalEquations:
@@ -67,7 +71,10 @@ class NormalEquations:
 
 @torch.no_grad()
 def solve_readout(
-    model: HamiltonianModel, train: Iterable[Sample], validation: Iterable[Sample]
+    model: HamiltonianModel,
+    train: Iterable[Sample],
+    validation: Iterable[Sample],
+    ridge: float = DEFAULT_LAMBDA,
 ) -> dict[str, NormalEquations]:
     """Replace the readout's weights by their optimum for the present features.
 
@@ -76,6 +83,7 @@ def solve_readout(
         train: batches with goals (`HamiltonianModel.with_goals`) that define the least-squares
             problem, this process's share of them.
         validation: batches that choose lambda, likewise; may be empty.
+        ridge: lambda of the classes of which there is no validation row.
 
     Returns:
         The normal equations of the training batches of all processes.
@@ -84,7 +92,8 @@ def solve_readout(
     fitted, checked = accumulate(model, train), accumulate(model, validation)
     for _, irrep_class, name in readout.classes():
         if name in fitted:
-            _apply(readout, name, irrep_class, _best(fitted[name], checked.get(name)))
+            change = _best(fitted[name], checked.get(name), ridge)
+            _apply(readout, name, irrep_class, change)
     parallel.equalise(readout)
     return fitted
 
@@ -139,7 +148,7 @@ def _apply(readout: LinearReadout, name: str, c: IrrepClass, change: Tensor) -> 
     readout.weights[name] += change.to(readout.weights[name].dtype)
 
 
-def _best(fitted: NormalEquations, held_out: NormalEquations | None) -> Tensor:
+def _best(fitted: NormalEquations, held_out: NormalEquations | None, default: float) -> Tensor:
     """Return the change of the weights whose squared error on validation is the smallest."""
     values, vectors = torch.linalg.eigh(fitted.gram)
     rotated = vectors.T @ fitted.moment
@@ -150,7 +159,7 @@ def _best(fitted: NormalEquations, held_out: NormalEquations | None) -> Tensor:
         return solved
 
     if held_out is None:
-        return change(DEFAULT_LAMBDA)
+        return change(default)
     best, smallest = torch.zeros_like(fitted.moment), float(held_out.square.sum())
     for ridge in LAMBDAS:
         trial = change(ridge)
