@@ -29,10 +29,6 @@ LAMBDAS = tuple(10.0 ** (-k) for k in range(0, 15))
 DEFAULT_LAMBDA = 1e-6
 """Where there is no validation set."""
 
-START_LAMBDA = 1e-2
-"""Of the solution from which gradient steps start: the best one for random features rests on
-directions that no gradient step could follow."""
-
 
 @dataclass
 class NormalEquations:

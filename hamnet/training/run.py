@@ -25,7 +25,7 @@ from hamnet.training.config import TrainConfig, load_config, to_toml
 from hamnet.training.dataset import SampleDataset
 from hamnet.training.finetune import load_parent
 from hamnet.training.fit import CHECKPOINT, fit
-from hamnet.training.readout import START_LAMBDA, solve_readout
+from hamnet.training.readout import solve_readout
 from hamnet.training.setup import Setup, choose_split, set_up
 from hamnet.training.uncertainty import MAX_FRAMES, add_uncertainty, fit_covariance
 
@@ -82,9 +82,9 @@ def train(
             untrained = copy.deepcopy(model.network)
             candidates.append(_candidate("instant", setup, config, report))
             model.network = untrained
-            if config.training.max_steps != 0 and parent is None:
-                batches = sample_batches(setup.train, config.training)
-                solve_readout(model.to(parallel.device()), batches, (), START_LAMBDA)
+        if config.readout.start and config.training.max_steps != 0 and parent is None:
+            batches = sample_batches(setup.train, config.training)
+            solve_readout(model.to(parallel.device()), batches, (), config.readout.start)
         module = fit(setup, config, out, resume, report, begin)
         if module.global_step or not candidates:
             model.network = module.average
