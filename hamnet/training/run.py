@@ -144,8 +144,8 @@ def _candidate(name: str, setup: Setup, config: TrainConfig, report: Report) -> 
     model = setup.model.to(parallel.device())
     covariance = None
     if config.readout.solve:
-        both = (setup.train, setup.validation)
-        fitted = solve_readout(model, *(sample_batches(s, config.training) for s in both))
+        batches = sample_batches(setup.train, config.training)
+        fitted = solve_readout(model, batches, sample_batches(setup.validation, config.training))
         wanted = config.readout.uncertainty and len(setup.validation) > 0
         wanted = wanted and not model.metadata.periodic
         if wanted and parallel.rank() == 0:  # which alone writes the model
