@@ -238,6 +238,8 @@ def converge_crystal(
             mf.kernel()
         except Exception as error:  # anything PySCF or LAPACK may raise on a sick density
             raise ScfError(f"PySCF gave up: {type(error).__name__}: {error}") from error
+        finally:
+            mf._numint.reset()  # mf refers to itself and would keep gigabytes until collected
         if not mf.converged:
             raise ScfError(f"not converged in {level.max_cycle} cycles; not stored")
         _check_gap(mf, level)

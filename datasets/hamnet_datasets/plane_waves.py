@@ -43,6 +43,12 @@ class GridOrbitals(MultiGridNumInt):  # type: ignore[misc]
         self._kept: list[tuple[IntArray, list[Array]]] | None = None
         self._representative, self._mirrored = time_reversed(cell, self._k)
 
+    def reset(self, cell: gto.Cell | None = None) -> "GridOrbitals":
+        """Forget the orbitals, as PySCF's method forgets its tasks."""
+        self._kept = None
+        super().reset(cell)
+        return self
+
     def fits(self, xc: str) -> bool:
         """Return whether the orbitals are few enough, and the functional needs no more of them."""
         n = np.unique(self._representative).size * self.cell.nao * np.prod(self.mesh)
