@@ -50,10 +50,8 @@ class PardisoFactors:
         self._n = matrix.shape[0]
         self._handle = np.zeros(64, dtype=np.int64)
         self._settings = np.zeros(64, dtype=np.int32)
-        self._settings[[0, 1, 7, 9]] = 1, 2, 2, 13  # not the defaults; METIS; refinement; pivots
+        self._settings[[0, 1, 9]] = 1, 2, 13  # not the defaults; METIS; pivots moved by 1e-13
         self._settings[[10, 12]] = 1, 1  # scaling and matching, for indefinite matrices
-        # Pivots of two rows, which are safer; of complex matrices MKL counts no signs with them.
-        self._settings[20] = int(self.dtype.kind == "f")
         self._routine = library()
 
     def analyse(self) -> float:
@@ -65,10 +63,20 @@ class PardisoFactors:
     def factorise(self) -> None:
         """Compute the factors.
 
+        Pivots of two rows are the safe ones, but MKL counts no signs of complex matrices with
+        them: those are factorised twice, the first time with pivots of one row.
+
         Raises:
             HamnetError: the matrix is singular.
         """
+        if self.dtype.kind == "c":
+            self._settings[20] = 0
+            self._call(_FACTORISE)
+            self._n_negative, self._n_moved = int(self._settings[22]), int(self._settings[13])
+        self._settings[20] = 1
         self._call(_FACTORISE)
+        if self.dtype.kind == "f":
+            self._n_negative, self._n_moved = int(self._settings[22]), 0
 
     def solve(self, right: NDArray[Any]) -> NDArray[Any]:
         """Return ``A^-1 b`` of one vector ``[n]`` or of several ``[n, m]``."""
@@ -83,11 +91,11 @@ class PardisoFactors:
         Raises:
             HamnetError: pivots had to be moved away from zero, so that their signs say nothing.
         """
-        if self.dtype.kind == "c" and self._settings[13]:
+        if self._n_moved:
             raise HamnetError(
-                f"{self._settings[13]} pivots are zero: the states below cannot be counted"
+                f"{self._n_moved} pivots are zero: the states below cannot be counted"
             )
-        return int(self._settings[22])
+        return self._n_negative
 
     def _call(self, phase: int, b: NDArray[Any] | None = None, x: Any = None) -> None:
         one, error = ctypes.c_int32(1), ctypes.c_int32(0)
