@@ -6,6 +6,7 @@ matrices, so that the routine is called here.
 """
 
 import ctypes
+import sys
 from functools import cache
 from typing import Any
 
@@ -123,5 +124,5 @@ class PardisoFactors:
             raise HamnetError(f"PARDISO failed in phase {phase} with error {error.value}")
 
     def __del__(self) -> None:
-        if getattr(self, "_routine", None) is not None and self._handle.any():
+        if not sys.is_finalizing() and getattr(self, "_routine", None) and self._handle.any():
             self._call(_RELEASE)
