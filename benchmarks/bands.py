@@ -29,10 +29,10 @@ from hamnet_datasets.periodic import (
 from hamnet_datasets.recipes import load_recipe
 
 N_POINTS = 12
-CASES: dict[str, tuple[str, Mesh]] = {
-    "graphene": ("graphene-pbe-szv", (7, 7, 1)),
-    "h-BN": ("hbn-pbe-szv", (8, 8, 1)),
-    "silicon": ("silicon-pbe-szv", (5, 5, 5)),
+CASES: dict[str, tuple[str, list[Mesh]]] = {
+    "graphene": ("graphene-pbe-szv", [(5, 5, 1), (7, 7, 1)]),
+    "h-BN": ("hbn-pbe-szv", [(6, 6, 1), (8, 8, 1)]),
+    "silicon": ("silicon-pbe-szv", [(4, 4, 4), (5, 5, 5), (6, 6, 6)]),
 }
 PRIMITIVE = {"graphene": 2.46, "h-BN": 2.504}
 """Lattice constant of the hexagonal cell, Angstrom; recipes have rectangular ones."""
@@ -41,11 +41,11 @@ PRIMITIVE = {"graphene": 2.46, "h-BN": 2.504}
 def main() -> None:
     options = parser(__doc__).parse_args()
     names = ["graphene"] if options.quick else list(CASES)
-    finish([_row(name) for name in names], options.json)
+    finish([_row(name, mesh) for name in names for mesh in CASES[name][1]], options)
 
 
-def _row(name: str) -> dict[str, Any]:
-    recipe, mesh = CASES[name]
+def _row(name: str, mesh: Mesh) -> dict[str, Any]:
+    recipe = CASES[name][0]
     loaded = load_recipe(recipe)
     assert loaded.crystal is not None
     structure = _hexagonal(loaded.crystal.structure(), PRIMITIVE.get(name))

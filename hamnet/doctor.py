@@ -32,6 +32,7 @@ EXTRAS = {
     "smiles": ("rdkit", "geometries from SMILES"),
     "gpu": ("gpu4pyscf-cuda12x", "labels and SCF on a GPU"),
     "cluster": ("dask-jobqueue", "labels on a batch cluster"),
+    "bands": ("pypardiso", "bands of large crystals, by MKL's PARDISO"),
 }
 """Optional dependencies: what each extra installs, and what it is good for."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +60,29 @@ class NeighbourGraph:
         cells = self.cells[self.structure[i]]  # (P, 3, 3)
         offset = torch.einsum("pr,prx->px", self.shifts.to(self.positions.dtype), cells)
         return self.positions[j] + offset - self.positions[i]
+
+    def pairs_alone(self, start: int, stop: int) -> "NeighbourGraph":
+        """Return the graph of some of the pairs, none of whose atoms has a block."""
+        ends = np.cumsum([0, *self.pair_counts]).clip(start, stop)
+        counts = zip(self.pair_types, np.diff(ends).tolist(), strict=True)
+        types, kept = zip(*((t, n) for t, n in counts if n), strict=True)
+        return replace(
+            self,
+            pairs=self.pairs[:, start:stop],
+            shifts=self.shifts[start:stop],
+            edges=self.edges[:0],
+            pair_types=types,
+            pair_counts=kept,
+            elements=(),
+            element_atoms=(),
+        )
+
+    def atoms_alone(self) -> "NeighbourGraph":
+        """Return the graph without its pairs."""
+        none: dict[str, Any] = {"pair_types": (), "pair_counts": ()}
+        return replace(
+            self, pairs=self.pairs[:, :0], shifts=self.shifts[:0], edges=self.edges[:0], **none
+        )
 
     def to(self, device: torch.device) -> "NeighbourGraph":
         """Return the graph on another device."""

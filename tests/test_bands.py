@@ -8,6 +8,7 @@ import pytest
 from scipy.special import ndtr
 from typer.testing import CliRunner
 
+from hamnet import pardiso
 from hamnet.bands import (
     band_edges,
     band_energies,
@@ -113,7 +114,18 @@ def test_the_density_of_states_counts_two_electrons_a_band(graphene):
     assert total == pytest.approx(below[1] - below[0], rel=1e-3)
 
 
+@pytest.fixture(params=["superlu", "pardiso"])
+def factorisation(request, monkeypatch) -> str:
+    """Both ways to factorise; the second is an extra."""
+    if request.param == "superlu":
+        monkeypatch.setattr("hamnet.pardiso.library", lambda: None)
+    elif pardiso.library() is None:
+        pytest.skip("pypardiso is not installed")
+    return request.param
+
+
 @pytest.mark.parametrize("k", [(0.0, 0.0, 0.0), (0.1, 0.3, 0.0)], ids=["real", "complex"])
+@pytest.mark.usefixtures("factorisation")
 def test_states_near_an_energy_and_their_number(boron_nitride, k):
     """Inertia: the dense spectrum has as many states below as the signs of the factors say."""
     large = repeated(boron_nitride.structure, (3, 2, 1))
@@ -130,6 +142,7 @@ def test_states_near_an_energy_and_their_number(boron_nitride, k):
     assert np.abs(found.energies - dense[found.first : found.first + 10]).max() < 1e-10
 
 
+@pytest.mark.usefixtures("factorisation")
 def test_sparse_and_dense_bands_are_the_same(boron_nitride):
     matrices = huckel(repeated(boron_nitride.structure, (3, 2, 1)), 48)
     options = {"path": "GX", "n_points": 4, "mesh_length": 8.0, "near_fermi": 12}
@@ -144,6 +157,14 @@ def test_memory_is_asked_for_before_it_is_taken():
         HamnetError, match=r"a dense solution .* takes about \d+\.\d GB, but .* free"
     ):
         check_memory(1e15, "a dense solution of 1000000 orbitals")
+
+
+def test_factors_that_do_not_fit_are_refused(factorisation, boron_nitride, monkeypatch):
+    monkeypatch.setattr("hamnet.memory._available", lambda: 100)
+    h = HamiltonianBlocks(boron_nitride.overlap.layout, boron_nitride.hamiltonian.entries[0])
+    point = np.zeros(3)
+    with pytest.raises(HamnetError, match=r"factorising 8 orbitals takes about .* GB, but"):
+        Shifted(bloch_matrix(h, point), bloch_matrix(boron_nitride.overlap, point), 0.123)
 
 
 def test_files_come_back_and_pictures_are_drawn(boron_nitride, tmp_path):

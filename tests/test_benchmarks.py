@@ -13,7 +13,7 @@ import torch
 
 from hamnet.blocks import molecule_layout
 from hamnet.data.samples import make_sample
-from hamnet.structure import Structure
+from hamnet.structure import Structure, half_list
 from hamnet.testing import random_model, random_rotation, wigner_d
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -118,3 +118,12 @@ def test_the_timed_convolution_is_equivariant(improper):
     found = layer((d @ x) * parity, turned, ends, embedding)
     assert expected.abs().max() > 0.1
     assert torch.allclose(found, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("cell", [(1, 2), (4, 5)], ids=str)
+def test_a_twisted_bilayer_is_two_sheets_of_graphene(cell):
+    structure = runpy.run_path(str(FOLDER / "twisted.py"))["twisted_bilayer"](*cell)
+    i, j, shift = half_list(structure, 1.6)
+    bonds = structure.positions[j] + shift @ structure.cell - structure.positions[i]
+    assert np.bincount(np.concatenate([i, j])).tolist() == [3] * len(structure)
+    assert np.abs(np.linalg.norm(bonds, axis=1) - 2.46 / np.sqrt(3)).max() < 1e-9

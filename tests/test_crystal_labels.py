@@ -20,6 +20,7 @@ from hamnet_datasets.periodic import (
     mean_field,
     nearest_images,
 )
+from hamnet_datasets.plane_waves import GridOrbitals
 
 LEVEL = resolve(
     LevelOfTheory(
@@ -55,6 +56,29 @@ def test_bands_between_the_points_of_the_mesh_are_pyscfs_own(record):
     found = band_energies(record.blocks("hamiltonian"), s, k)[0] + record.energy_zero
     assert np.abs(found - expected).max() < 3e-6
     assert abs(record.energy - mf.e_tot) < 1e-8
+
+
+@pytest.mark.parametrize("spin", [0, 2])
+def test_kept_orbitals_give_the_fock_matrix_of_pyscfs_multigrid(spin, monkeypatch):
+    """Density, Coulomb, exchange-correlation and pseudopotential, both spins, +k and -k."""
+    mesh, level = (3, 1, 2), LEVEL.model_copy(update={"smearing": 0.01})
+    cell = to_cell(HELIUM, level)
+    k = cell.get_abs_kpts(mesh_points(mesh))
+
+    def fock():
+        mf = mean_field(cell, k, spin, level)
+        dm = mf.get_init_guess(key="minao")
+        dm = dm if spin == 0 else dm * np.array([1.4, 0.6])[:, None, None, None]
+        potential = mf.get_veff(cell, dm)
+        return mf, mf.get_hcore() + potential, potential.ecoul, potential.exc
+
+    kept, one, *energies = fock()
+    assert isinstance(kept._numint, GridOrbitals)
+    monkeypatch.setattr("hamnet_datasets.plane_waves.MAX_BYTES", 0)
+    pyscfs, two, *expected = fock()
+    assert not isinstance(pyscfs._numint, GridOrbitals)
+    assert np.abs(one - two).max() < 2e-8
+    assert np.abs(np.subtract(energies, expected)).max() < 1e-7
 
 
 def test_overlap_is_that_of_the_atoms_themselves(record):

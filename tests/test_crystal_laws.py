@@ -92,6 +92,17 @@ def test_batch_of_different_cells_equals_singles(model):
     check_batch(model, crystals())
 
 
+def test_large_systems_keep_no_features_and_change_nothing(model, monkeypatch):
+    several = crystals()
+    expected = [p.hamiltonian.entries for p in model.predict(several)]
+    monkeypatch.setattr("hamnet.models.model.MAX_KEPT_PAIRS", 0)
+    monkeypatch.setattr("hamnet.nn.frames.PIECE", 7)
+    monkeypatch.setattr("hamnet.models.so2_network.PIECE", 7)
+    found = [p.hamiltonian.entries for p in model.predict(several)]
+    for one, two in zip(found, expected, strict=True):
+        assert np.abs(one - two).max() < 1e-12
+
+
 def test_time_reversal(model, crystal):
     blocks, k = predict_blocks(model, crystal), np.array([0.1, 0.2, 0.3])
     assert np.abs(to_k(blocks, -k) - to_k(blocks, k).conj()).max() < 1e-12

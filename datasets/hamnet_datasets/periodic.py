@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyscf.pbc import dft, gto
+from pyscf.pbc import dft, gto, tools
 from pyscf.pbc.dft.multigrid.multigrid import _get_j_pass2
 from pyscf.pbc.gto.pseudo import pp_int
 
@@ -34,6 +34,7 @@ from hamnet.structure import (
     complete_cell,
     half_list,
 )
+from hamnet_datasets.plane_waves import GridOrbitals
 from hamnet_datasets.scf import ScfError
 
 MAX_OFF_MESH_ERROR = 1e-6
@@ -237,6 +238,8 @@ def converge_crystal(
             mf.kernel()
         except Exception as error:  # anything PySCF or LAPACK may raise on a sick density
             raise ScfError(f"PySCF gave up: {type(error).__name__}: {error}") from error
+        finally:
+            mf._numint.reset()  # mf refers to itself and would keep gigabytes until collected
         if not mf.converged:
             raise ScfError(f"not converged in {level.max_cycle} cycles; not stored")
         _check_gap(mf, level)
@@ -261,6 +264,9 @@ def mean_field(cell: gto.Cell, k_points: FloatArray, spin: int, level: LevelOfTh
     mf = (dft.KUKS if spin else dft.KRKS)(cell, k_points)
     mf.xc = level.xc
     mf = mf.multigrid_numint()
+    kept = GridOrbitals(cell, k_points)
+    if kept.fits(level.xc):
+        mf._numint = kept
     if spin:
         n = cell.nelectron
         mf.nelec = tuple(len(k_points) * (n + s) // 2 for s in (spin, -spin))
@@ -286,9 +292,14 @@ def core_hamiltonian(mf: Any, cell: gto.Cell, k_points: FloatArray) -> NDArray[n
     """
     vectors = cell.get_Gv(mf._numint.mesh)
     local = -np.einsum("ag,ag->g", cell.get_SI(vectors), pp_int.get_gth_vlocG_part1(cell, vectors))
+    if isinstance(mf._numint, GridOrbitals):
+        on_grid = tools.ifft(local, mf._numint.mesh).real * np.prod(mf._numint.mesh) / cell.vol
+        on_mesh = mf._numint.matrices(on_grid, k_points)
+    else:
+        on_mesh = _get_j_pass2(mf._numint, local, 1, k_points)[0]
     parts = (
         cell.pbc_intor("int1e_kin", hermi=1, kpts=k_points),
-        _get_j_pass2(mf._numint, local, 1, k_points)[0],
+        on_mesh,
         pp_int.get_pp_loc_part2(cell, k_points),
         pp_int.get_pp_nl(cell, k_points),
     )

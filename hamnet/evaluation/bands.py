@@ -200,30 +200,42 @@ def _sparse(
     crystal: CrystalMatrices, points: FloatArray, electrons: int, n_states: int, advance: Advance
 ) -> tuple[FloatArray, int]:
     """Return bands around the Fermi level, ``[n_spin, n_k, n]``, and how many lie below them."""
-    n_spin = len(crystal.hamiltonian.entries)
-    half = electrons / 2
-    found = []
+    n_spin, n = len(crystal.hamiltonian.entries), crystal.overlap.layout.n_orbitals
+    first = min(max(0, electrons // 2 - n_states // 2), max(0, n - n_states))
+    last = min(first + n_states, n - 1)
+    rows = []
     for spin in range(n_spin):
         h = channel(crystal.hamiltonian, spin)
         sigma = find_level(
             bloch_matrix(h, np.zeros(3)),
             bloch_matrix(crystal.overlap, np.zeros(3)),
-            half,
+            electrons / 2,
             max(1.0, n_states / 8),
         )
         for k in points:
             shifted = Shifted(bloch_matrix(h, k), bloch_matrix(crystal.overlap, k), sigma)
-            found.append(shifted.states(n_states))
-            advance(len(found))
-    first = max(states.first for states in found)
-    last = min(states.first + len(states.energies) for states in found)
-    if not first < half < last:
-        raise HamnetError(
-            f"the {n_states} states found around the Fermi level at one k point are others than at "
-            "another: ask for more with --near-fermi"
-        )
-    rows = [s.energies[first - s.first : last - s.first] for s in found]
+            rows.append(_numbered(shifted, first, last))
+            advance(len(rows))
     return np.array(rows).reshape(n_spin, len(points), last - first), first
+
+
+def _numbered(shifted: Shifted, first: int, last: int) -> FloatArray:
+    """Return the bands with given numbers; those nearest to sigma may be others in the beginning.
+
+    Raises:
+        HamnetError: sigma is far from all of them.
+    """
+    wanted, size = last - first, shifted.hamiltonian.shape[0]
+    while True:
+        found = shifted.states(wanted)
+        if found.first <= first and last <= found.first + len(found.energies):
+            return found.energies[first - found.first : last - found.first]
+        if wanted > size // 2:
+            raise HamnetError(
+                f"bands {first} to {last} are not near the Fermi level at every k point: take the "
+                "dense solver, or more bands (--near-fermi)"
+            )
+        wanted = wanted * 3 // 2 + 1
 
 
 def compare_bands(

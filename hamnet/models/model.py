@@ -47,6 +47,10 @@ MODELS: dict[str, type[SO2Network]] = {"so2": SO2Network}
 """Networks by the name in `ModelConfig`."""
 
 
+MAX_KEPT_PAIRS = 50_000
+"""Directed pairs; the features of more are not kept where nothing needs them (5 kB a pair)."""
+
+
 def type_name(block_type: BlockType) -> str:
     """Return ``O`` for on-site blocks and ``H-O`` for pair blocks."""
     i, j = symbol(block_type.z_i), symbol(block_type.z_j)
@@ -115,7 +119,9 @@ class HamiltonianModel(nn.Module):
         """Return the entries of a batch with what they were made of."""
         batch = sample.to(self.device)
         frames = self.frames(batch.graph)
-        out = self.network(batch.graph, frames.to(self.dtype))
+        large = self.covariance is None and batch.n_pairs > MAX_KEPT_PAIRS
+        run = self.network.stream if large and not torch.is_grad_enabled() else self.network
+        out = run(batch.graph, frames.to(self.dtype))
         irreps = {}
         for t, y in out.irreps.items():
             fade = None if t.on_site else out.envelope[block_rows(batch.graph, t)]

@@ -1,7 +1,7 @@
 """The network: geometry -> features of atoms and pairs -> standardised irreps of every block."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,16 @@ class NetworkOutput:
     traces: dict[BlockType, Tensor]
     envelope: Tensor
     features: BlockFeatures
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Some pairs: features after each layer, their scale, TraceGrad's invariants, atoms' sums."""
+
+    pairs: list[PairFeatures]
+    scale: Tensor
+    invariants: Tensor | None
+    sums: Tensor
 
 
 class MessageLayer(nn.Module):
@@ -244,32 +254,69 @@ class SO2Network(nn.Module):
             nodes[-1] = join_node(groups, self.l_max)
             traces |= self._decode(z, graph, [t for t in types if t.on_site])
         # 2. pairs, from both ends, piece by piece; an atom gets the sum of its pairs
-        normed = nodes[-1] * self.norm_node(nodes[-1])
-        invariants = self._embed(self.pair_embedding, graph, frames)
+        made = list(self._pair_pieces(nodes[-1], graph, frames))
+        nodes.append(made[-1].sums)
+        if self.pair_tracegrad is not None:
+            pair_types = [t for t in types if not t.on_site]
+            z = torch.cat([m.invariants for m in made if m.invariants is not None])
+            traces |= self._decode(z, graph, pair_types)
+        # 3. the readout sees every layer
+        layers = [
+            [_joined(parts) for parts in zip(*y, strict=True)]
+            for y in zip(*(m.pairs for m in made), strict=True)
+        ]
+        plus, minus = zip(*layers, strict=True)
+        scale = torch.cat([m.scale for m in made])
+        return BlockFeatures(self._expanded(nodes), plus, minus, scale), traces
+
+    def _expanded(self, nodes: Sequence[Tensor]) -> list[Tensor]:
+        """Return what on-site blocks are read from: the features of every layer, and more."""
+        made = [x * self.norm_node(x) for x in nodes]
+        if self.expansion is not None:
+            natural, pseudo = zip(*(x.split(self.channels, dim=2) for x in made), strict=True)
+            made.append(self.expansion(torch.cat([*natural, *pseudo], dim=2)))
+        return made
+
+    def _pair_pieces(
+        self, nodes: Tensor, graph: NeighbourGraph, frames: PairFrames
+    ) -> Iterator["_Piece"]:
+        """Yield the features of `PIECE` pairs after the other, made from their atoms'."""
+        normed = nodes * self.norm_node(nodes)
         sums = torch.zeros_like(normed)
-        made: list[tuple[list[PairFeatures], Tensor, Tensor | None]] = []
-        for part, both in zip(frames.pieces(), _directions(invariants), strict=True):
-            pairs, z = self._pairs(normed, part, both)
+        for part in frames.pieces():
+            forward, backward = self._embed(self.pair_embedding, graph, part).chunk(2, dim=0)
+            pairs, z = self._pairs(normed, part, (forward, backward))
             scale = self.norm_pair(*(x for y in pairs for x in y))[:, 0, 0]
             back = part.scaled(self.envelope(part) * self.message_weight * scale)
             sums = self.rows.scatter(*pairs[-1], back, sums)
-            made.append((pairs, scale, z))
-        nodes.append(sums)
-        pairs_of, scales, z_of = zip(*made, strict=True)
-        if self.pair_tracegrad is not None:
-            pair_types = [t for t in types if not t.on_site]
-            traces |= self._decode(torch.cat(z_of), graph, pair_types)
-        # 3. the readout sees every layer
-        nodes = [x * self.norm_node(x) for x in nodes]
-        if self.expansion is not None:
-            natural, pseudo = zip(*(x.split(self.channels, dim=2) for x in nodes), strict=True)
-            nodes.append(self.expansion(torch.cat([*natural, *pseudo], dim=2)))
-        layers = [
-            [_joined(parts) for parts in zip(*y, strict=True)] for y in zip(*pairs_of, strict=True)
-        ]
-        plus, minus = zip(*layers, strict=True)
-        scale = torch.cat(scales)
-        return BlockFeatures(nodes, plus, minus, scale), traces
+            yield _Piece(pairs, scale, z, sums)
+
+    @torch.no_grad()
+    def stream(self, graph: NeighbourGraph, frames: PairFrames) -> NetworkOutput:
+        """Return the same irreps as `forward`, without keeping the features: for large systems.
+
+        Of a pair its irreps are all that remains, so that memory is a few hundred bytes a pair. The
+        output has no features and no traces.
+        """
+        with self.execution.products(graph.numbers.device):
+            nodes = self._atoms(graph, frames.select(graph.edges))
+            if self.node_tracegrad is not None:
+                _, groups = self.node_tracegrad(split_node(nodes[-1], self.l_max, self.channels))
+                nodes[-1] = join_node(groups, self.l_max)
+            parts: dict[BlockType, list[Tensor]] = {}
+            start, sums = 0, torch.zeros_like(nodes[-1])
+            for m in self._pair_pieces(nodes[-1], graph, frames):
+                plus, minus = zip(*m.pairs, strict=True)
+                some = graph.pairs_alone(start, start + len(m.scale))
+                found = self.readout(BlockFeatures([], plus, minus, m.scale).to(self.dtype), some)
+                for t, y in found.items():
+                    parts.setdefault(t, []).append(y)
+                start, sums = start + len(m.scale), m.sums
+            nodes = self._expanded([*nodes, sums])
+            none = BlockFeatures(nodes, [], [], sums.new_zeros(0)).to(self.dtype)
+            irreps = self.readout(none, graph.atoms_alone())
+        irreps |= {t: torch.cat(y) for t, y in parts.items()}
+        return NetworkOutput(irreps, {}, self.envelope(frames), BlockFeatures([], [], [], sums))
 
     @property
     def execution(self) -> Execution:
@@ -338,31 +385,33 @@ class SO2Network(nn.Module):
         x = nn.functional.pad(element[:, None], (0, self.channels[1], 0, n_rows - 1))
         invariants = self._embed(self.message_embedding, graph, frames)
         fade = envelope(frames.distance, self.config.message_cutoff) * self.message_weight
-        start = self._axial(self.degree_embedding(invariants), frames, fade, n_atoms)
+        start = self._axial(invariants, frames, fade, n_atoms)
         stages = [x + nn.functional.pad(start, (0, self.channels[1]))]
         back = frames.scaled(fade)
         for layer in self.message_layers:
             stages.append(self.execution.layer(layer, stages[-1], frames, back, invariants))
         return stages
 
-    def _axial(self, weights: Tensor, frames: PairFrames, fade: Tensor, n_atoms: int) -> Tensor:
+    def _axial(self, invariants: Tensor, frames: PairFrames, fade: Tensor, n_atoms: int) -> Tensor:
         """Sum the harmonics of the neighbours' directions, ``(A, K, C_natural)``.
 
         Args:
-            weights: of each degree and channel in both directions, ``(2P, (L+1) C_natural)``.
+            invariants: embedding of both directions, ``(2P, n_invariants)``.
             frames: of P pairs.
             fade: factor of each pair, ``(P,)``.
             n_atoms: number of atoms A.
         """
         degree, n = self.degree, self.channels[0]
-        parity = 1 - 2 * (degree % 2).to(weights)  # of the opposite direction
-        out = fade.new_zeros(n_atoms, len(degree), n)  # weights may be bf16
+        parity = 1 - 2 * (degree % 2).to(fade)  # of the opposite direction
+        out = fade.new_zeros(n_atoms, len(degree), n)
         for part, f, both in zip(
-            frames.pieces(), fade.split(PIECE), _directions(weights), strict=True
+            frames.pieces(), fade.split(PIECE), _directions(invariants), strict=True
         ):
             y = part.axial_harmonics() * f[:, None]  # (P, K)
-            for atoms, w, harmonics in zip(part.pairs, both, (y, y * parity), strict=True):
-                rows = w.view(-1, self.l_max + 1, n).index_select(1, degree)  # (P, K, C)
+            for atoms, x, harmonics in zip(part.pairs, both, (y, y * parity), strict=True):
+                rows = (
+                    self.degree_embedding(x).view(-1, self.l_max + 1, n).index_select(1, degree)
+                )  # (P, K, C)
                 out = out.index_add(0, atoms, rows * harmonics[:, :, None])
         return out
 

@@ -113,17 +113,18 @@ class LinearReadout(nn.Module):
         Yields:
             Block type, class, name of the weights, features ``(n_rows, n_components, n_inputs)``.
         """
+        # Features of atoms or of pairs are absent where a graph has only the others.
         # Everything is cut by `split`, whose gradient is one copy; that of a slice is a whole
         # tensor of zeros.
         degrees = [2 * l + 1 for l in range(self.layout.l_max + 1)]
         nodes = [
             _cut(x, channels, degrees)
-            for x, channels in zip(features.nodes, self.node_channels, strict=True)
+            for x, channels in zip(features.nodes, self.node_channels, strict=False)
         ]
         pairs = [
             [
                 _cut(x, channels, self.layout.row_splits, graph.pair_counts)
-                for x, channels in zip(layers, self.pair_channels, strict=True)
+                for x, channels in zip(layers, self.pair_channels, strict=False)
             ]
             for layers in (features.plus, features.minus)
         ]
