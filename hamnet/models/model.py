@@ -48,7 +48,7 @@ MODELS: dict[str, type[SO2Network]] = {"so2": SO2Network}
 
 
 MAX_KEPT_PAIRS = 10_000
-"""Directed pairs; the features of more are not kept where nothing needs them: 20 to 40 kB a pair."""
+"""Directed pairs; the features of more are not kept where nothing needs them: 30 kB a pair."""
 
 
 def type_name(block_type: BlockType) -> str:
