@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from hamnet.bands import (
     MESH_LENGTH,
@@ -213,29 +214,46 @@ def _sparse(
             max(1.0, n_states / 8),
         )
         for k in points:
-            shifted = Shifted(bloch_matrix(h, k), bloch_matrix(crystal.overlap, k), sigma)
-            rows.append(_numbered(shifted, first, last))
+            matrices = bloch_matrix(h, k), bloch_matrix(crystal.overlap, k)
+            found, sigma = _numbered(matrices, sigma, first, last)
+            rows.append(found)
             advance(len(rows))
     return np.array(rows).reshape(n_spin, len(points), last - first), first
 
 
-def _numbered(shifted: Shifted, first: int, last: int) -> FloatArray:
-    """Return the bands with given numbers; those nearest to sigma may be others in the beginning.
+def _numbered(
+    matrices: tuple[csr_array, csr_array], sigma: float, first: int, last: int
+) -> tuple[FloatArray, float]:
+    """Return the bands with given numbers, and an energy amid them for the next k point.
+
+    The states nearest to sigma may be others at first: then sigma moves into the middle.
 
     Raises:
-        HamnetError: sigma is far from all of them.
+        HamnetError: see `Shifted`; sigma is far from all of them.
     """
-    wanted, size = last - first, shifted.hamiltonian.shape[0]
-    while True:
-        found = shifted.states(wanted)
+    wanted, size = last - first + 4, matrices[0].shape[0]
+    while wanted < size - 1:
+        found = Shifted(*matrices, sigma).states(wanted)
+        inner = slice(max(0, first - found.first), max(0, last - found.first))
+        if len(found.energies[inner]):
+            sigma = _amid(found.energies[inner])
         if found.first <= first and last <= found.first + len(found.energies):
-            return found.energies[first - found.first : last - found.first]
-        if wanted > size // 2:
-            raise HamnetError(
-                f"bands {first} to {last} are not near the Fermi level at every k point: take the "
-                "dense solver, or more bands (--near-fermi)"
-            )
-        wanted = wanted * 3 // 2 + 1
+            return found.energies[inner], sigma
+        wanted += wanted // 4
+    raise HamnetError(
+        f"bands {first} to {last} are not near the Fermi level at every k point: take the dense "
+        "solver, or more bands (--near-fermi)"
+    )
+
+
+def _amid(energies: FloatArray) -> float:
+    """Return an energy in the widest gap of the inner half of some states."""
+    n = len(energies)
+    some = energies[n // 4 : max(n - n // 4, n // 4 + 2)]
+    if len(some) < 2:
+        return float(energies[0]) - 1e-4
+    k = int(np.argmax(np.diff(some)))
+    return 0.5 * float(some[k] + some[k + 1])
 
 
 def compare_bands(

@@ -47,8 +47,8 @@ MODELS: dict[str, type[SO2Network]] = {"so2": SO2Network}
 """Networks by the name in `ModelConfig`."""
 
 
-MAX_KEPT_PAIRS = 50_000
-"""Directed pairs; the features of more are not kept where nothing needs them (5 kB a pair)."""
+MAX_KEPT_PAIRS = 10_000
+"""Directed pairs; the features of more are not kept where nothing needs them: 30 kB a pair."""
 
 
 def type_name(block_type: BlockType) -> str:
