@@ -231,7 +231,9 @@ class SO2Network(nn.Module):
             wide = (config.node_expansion * c[0], config.node_expansion * c[1])
             self.expansion = Expansion(l_max, both, wide)
             node_channels.append(wide)
-        self.readout = LinearReadout(tables, node_channels, [c] * config.pair_layers, l_max)
+        self.readout = LinearReadout(
+            tables, node_channels, [c] * config.pair_layers, l_max, config.layers + 2
+        )
         self.execution = Execution()
 
     def features(

@@ -27,6 +27,9 @@ class ReadoutCovariance(nn.Module):
     Inputs are scalars of the symmetry group as far as weights are concerned: every component of an
     irrep is multiplied by the same weight. So any function of ``A`` is equivariant.
 
+    The further features of an atom (`hamnet.nn.node.Expansion`) are left out: they are functions of
+    its other ones, and would drown them where training frames are few.
+
     Args:
         readout: whose weights.
         size: k.
@@ -35,8 +38,12 @@ class ReadoutCovariance(nn.Module):
     def __init__(self, readout: LinearReadout, size: int = SKETCH_SIZE) -> None:
         super().__init__()
         for block_type, c, name in readout.classes():
-            n_in = readout.n_inputs(block_type, c) + c.is_invariant
+            kept = torch.arange(readout.n_inputs(block_type, c) + c.is_invariant)
+            if block_type.on_site:
+                kept = kept[readout.of_layers(c)]
+            n_in = len(kept)
             k = min(size, n_in)
+            self.register_buffer(f"kept_{name}", kept, persistent=False)
             self.register_buffer(f"rms_{name}", torch.ones(n_in))
             self.register_buffer(f"factor_{name}", torch.zeros(k * (k + 1) // 2))
             self.register_buffer(f"sigma_{name}", torch.zeros(c.n_irreps))
@@ -44,6 +51,7 @@ class ReadoutCovariance(nn.Module):
     def sketch(self, name: str, x: Tensor) -> Tensor:
         """Return k combinations of inputs ``(..., n_in)`` in units of their root mean square."""
         rms: Tensor = self.get_buffer(f"rms_{name}")
+        x = x.index_select(-1, self.get_buffer(f"kept_{name}"))
         signs = random_signs(len(rms), _size(self.get_buffer(f"factor_{name}")))
         return (x / rms.to(x)) @ signs.to(x)
 
@@ -61,7 +69,8 @@ class ReadoutCovariance(nn.Module):
 
     def set_rms(self, name: str, gram: Tensor, n_rows: int) -> None:
         """Set the units of the inputs from ``sum x x^T`` over rows."""
-        rms = (gram.diagonal() / max(n_rows, 1)).sqrt().clamp(min=FLOOR)
+        kept = self.get_buffer(f"kept_{name}")
+        rms = (gram.diagonal()[kept] / max(n_rows, 1)).sqrt().clamp(min=FLOOR)
         self.get_buffer(f"rms_{name}").copy_(rms)
 
     def set_factor(self, name: str, precision: Tensor) -> None:

@@ -65,6 +65,7 @@ class LinearReadout(nn.Module):
         node_channels: natural and pseudo channels of each layer of node features.
         pair_channels: the same of pair features.
         l_max: largest degree of the features.
+        n_layers: layers of node features that are not made of others; all by default.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class LinearReadout(nn.Module):
         node_channels: Sequence[tuple[int, int]],
         pair_channels: Sequence[tuple[int, int]],
         l_max: int,
+        n_layers: int | None = None,
     ) -> None:
         super().__init__()
+        self.n_layers = len(node_channels) if n_layers is None else n_layers
         self.tables = {t.type: t for t in tables}
         self.node_channels, self.pair_channels = node_channels, pair_channels
         self.layout = SO2Layout(l_max)
@@ -102,6 +105,13 @@ class LinearReadout(nn.Module):
             return sum(channels[c.pseudo] for channels in self.node_channels)
         parities = sum(sum(ch) if c.order else ch[c.pseudo] for ch in self.pair_channels)
         return self.layout.degrees[c.order] * (1 if c.exchange else 2) * parities
+
+    def of_layers(self, c: IrrepClass) -> Tensor:
+        """Return which inputs of an on-site class, its bias included, are layers' own features."""
+        sizes = [channels[c.pseudo] for channels in self.node_channels]
+        own = torch.arange(len(sizes)) < self.n_layers
+        mask = own.repeat_interleave(torch.tensor(sizes))
+        return torch.cat([mask, torch.ones(int(c.is_invariant), dtype=torch.bool)])
 
     def inputs(
         self, features: BlockFeatures, graph: NeighbourGraph
