@@ -164,7 +164,7 @@ def test_a_covariance_comes_back(model, tmp_path):
     known = Calibration(size=5, n_frames=3, gap=1.5)
     uncertain.metadata = uncertain.metadata.model_copy(update={"uncertainty": known})
     uncertain.covariance = ReadoutCovariance(uncertain.network.readout, 5)
-    for buffer in uncertain.covariance.buffers():
+    for buffer in uncertain.covariance.state_dict().values():
         buffer.uniform_()
     save_model(uncertain, tmp_path / "m.safetensors")
     again = load_model(tmp_path / "m.safetensors")
