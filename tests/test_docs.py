@@ -97,9 +97,8 @@ def test_label_what_teaches_most(tmp_path):
     (tmp_path / "compare.py").write_text(last, encoding="utf-8")
     commands = blocks("active.md", "bash")
     script = "\n".join([commands[0], "python pool.py", *commands[1:], "python compare.py"])
-    for long, short in {"--limit 20": "--limit 10", "-n 8": "-n 4"}.items():
-        assert long in script
-        script = script.replace(long, short)
+    assert "--limit 20" in script
+    script = script.replace("--limit 20", "--limit 14")  # fewer do not calibrate an uncertainty
     answer = run(script, tmp_path)
     assert "# A hamnet model of" in answer.stdout
     found = re.findall(r"mean uncertainty of the gap (\d+\.\d+) meV", answer.stdout)
