@@ -21,36 +21,31 @@ from torch import Tensor, nn
 
 from hamnet.so3.layout import SO2Layout
 
-E3NN_LIMIT = 12
-"""Largest degree of e3nn's harmonics; the frames of degree L need those of degree 2L."""
-
 
 def real_harmonics(degrees: list[int], vectors: Tensor) -> Tensor:
     """Return real spherical harmonics ``m = -l..l`` of unit vectors ``(..., 3)`` for each degree.
 
-    'Component' normalisation: ``Y_l0(z) = sqrt(2l+1)``. Degrees beyond e3nn's polynomials (l = 24
-    at most) are products of two lower ones, coupled to the largest degree.
+    'Component' normalisation: ``Y_l0(z) = sqrt(2l+1)``. Those of degrees 1 and 2 are e3nn's; higher
+    ones are the product of the two that were found last but one and of degree 2, coupled to the
+    largest degree: one matrix product each, for any degree.
     """
-    low = list(range(min(max(degrees), E3NN_LIMIT) + 1))
-    harmonics: Tensor = o3.spherical_harmonics(
-        low, vectors.roll(-1, dims=-1), normalize=False, normalization="component"
+    base = o3.spherical_harmonics(
+        [0, 1, 2], vectors.roll(-1, dims=-1), normalize=False, normalization="component"
     )
-    if low == degrees:
-        return harmonics
-    parts = list(harmonics.split([2 * l + 1 for l in low], dim=-1))
-    top = parts[-1][..., :, None]
-    for l in range(E3NN_LIMIT + 1, max(degrees) + 1):
-        product = (top * parts[l - E3NN_LIMIT][..., None, :]).flatten(-2)
-        parts.append(product @ _stretched(l).to(product))
-    return torch.cat([parts[l] for l in degrees], dim=-1)
+    found = dict(enumerate(base.split([1, 3, 5], dim=-1)))
+    parities = {l % 2 for l in degrees}
+    for l in range(3, max(degrees) + 1):
+        if l % 2 in parities:
+            product = (found[l - 2][..., :, None] * found[2][..., None, :]).flatten(-2)
+            found[l] = product @ _stretched(l).to(product)
+    return torch.cat([found[l] for l in degrees], dim=-1)
 
 
 @cache
 def _stretched(l: int) -> Tensor:
-    """Return the matrix from the products of harmonics 12 and l - 12 to those of degree l."""
-    a, b = E3NN_LIMIT, l - E3NN_LIMIT
-    w = o3.wigner_3j(a, b, l, dtype=torch.float64)
-    at_pole = math.sqrt((2 * a + 1) * (2 * b + 1)) * w[a, b, l]
+    """Return the matrix from the products of harmonics l - 2 and 2 to those of degree l."""
+    w = o3.wigner_3j(l - 2, 2, l, dtype=torch.float64)
+    at_pole = math.sqrt((2 * l - 3) * 5) * w[l - 2, 2, l]
     matrix: Tensor = (math.sqrt(2 * l + 1) / at_pole * w).flatten(0, 1)
     return matrix
 
