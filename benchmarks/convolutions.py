@@ -7,7 +7,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from hamnet.nn.frames import EdgeRows, PairFrames
+from hamnet.nn.frames import PIECE, EdgeRows, PairFrames
 from hamnet.nn.so2 import RadialWeights, SO2Linear
 from hamnet.so3.rotation import EdgeFrame
 
@@ -27,12 +27,15 @@ class Hamnet(nn.Module):
         self.linear = SO2Linear(l_max, parts, parts)
 
     def forward(self, x: Tensor, vectors: Tensor, ends: Tensor, embedding: Tensor) -> Tensor:
-        frames = PairFrames(self.frame(vectors), ends, embedding[:, 0])
+        every = PairFrames(self.frame(vectors), ends, embedding[:, 0])
         sign = self.rows.own_sign
-        source = self.rows.gather(x, ends[1], frames)
-        y, _ = self.linear(self.weights(source, embedding, sign))
-        back = self.rows.back(y.mul_(sign), frames)
-        return torch.zeros_like(x).index_add(0, ends[0], back)
+        filters, out = self.weights.filters(sign), torch.zeros_like(x)
+        for frames, part in zip(every.pieces(), embedding.split(PIECE), strict=True):
+            target, source = frames.pairs
+            weighted = self.weights(self.rows.gather(x, source, frames), part, filters)
+            y, _ = self.linear(weighted)
+            out = out.index_add(0, target, self.rows.back(y.mul_(sign), frames))
+        return out
 
     def gflop(self, n_edges: int) -> dict[str, float]:
         """Return the operations of the matrix products that the layer needs, in 1e9.

@@ -90,12 +90,12 @@ class MessageLayer(nn.Module):
             back: the same, scaled by envelope and normalisation.
             invariants: embedding of both directions, ``(2E, n_invariants)``.
         """
-        normed = x * self.norm(x)
+        normed, filters = x * self.norm(x), self.ends.filters()
         for part, scaled, both in zip(
             frames.pieces(), back.pieces(), _directions(invariants), strict=True
         ):
             i, j = (self.rows.gather(normed, atoms, part) for atoms in part.pairs)
-            plus, minus = self.convolution(*self.ends((i, j), both))
+            plus, minus = self.convolution(*self.ends((i, j), both, filters))
             x = self.rows.scatter(plus, minus, scaled, x)
         y: Tensor = x + self.feed(x * self.norm(x))
         return y
@@ -132,7 +132,7 @@ class PairLayer(nn.Module):
             pairs: the pairs' features so far; None in the first layer.
             invariants: embedding of both directions, ``(P, n_invariants)``.
         """
-        plus, minus = self.ends(ends, invariants)
+        plus, minus = self.ends(ends, invariants, self.ends.filters())
         if pairs is None or self.norm_pair is None:
             made: PairFeatures = self.convolution(plus, minus)
             return made

@@ -128,6 +128,10 @@ class EdgeGate(nn.Module):
         return torch.cat([first, plus_m * gm], dim=1), torch.cat([second, minus_m * gm], dim=1)
 
 
+Filters = tuple[Tensor, Tensor]
+"""Weight ``(K * C, hidden)`` and bias ``(K * C,)`` of the last linear map of a radial network."""
+
+
 class RadialWeights(nn.Module):
     """The filter of the convolution: functions of distance and elements.
 
@@ -153,21 +157,24 @@ class RadialWeights(nn.Module):
         rows = [f if m == 0 else torch.cat([f, f]) for m, f in enumerate(factors)]
         self.register_buffer("factor_of_row", torch.cat(rows), persistent=False)
 
-    def forward(self, x: Tensor, invariants: Tensor, sign: Tensor) -> Tensor:
-        """Weight features of one end of pairs.
-
-        Args:
-            x: ``(P, K, C)``, edge rows.
-            invariants: pair embedding, seen from that end, ``(P, n_invariants)``.
-            sign: further factor of every row and channel, ``(K, C)``.
-        """
+    def filters(self, sign: Tensor) -> Filters:
+        """Return the last linear map, every row and channel ``(K, C)`` times a factor."""
         # rows that share a factor have it twice in one product: cheaper than to copy its result
         weight = self.last.weight.unflatten(0, (-1, self.channels))
         weight = weight.index_select(0, self.factor_of_row) * sign[:, :, None]  # (K, C, hidden)
         bias = self.last.bias.unflatten(0, (-1, self.channels))
         bias = bias.index_select(0, self.factor_of_row) * sign
-        hidden = self.network(invariants)
-        factors = nn.functional.linear(hidden, weight.flatten(0, 1), bias.flatten())
+        return weight.flatten(0, 1), bias.flatten()
+
+    def forward(self, x: Tensor, invariants: Tensor, filters: Filters) -> Tensor:
+        """Weight features of one end of pairs.
+
+        Args:
+            x: ``(P, K, C)``, edge rows.
+            invariants: pair embedding, seen from that end, ``(P, n_invariants)``.
+            filters: made once for all pairs.
+        """
+        factors = nn.functional.linear(self.network(invariants), *filters)
         return x * factors.view(x.shape)
 
 
@@ -188,19 +195,26 @@ class BothEnds(nn.Module):
         self.rows = EdgeRows(l_max, channels)
         self.weights = RadialWeights(l_max, sum(channels), n_invariants, hidden)
 
+    def filters(self) -> tuple[Filters, Filters]:
+        """Return the filters of atoms i and of atoms j."""
+        half = math.sqrt(0.5)
+        own, other = half * self.rows.own_sign, half * self.rows.other_sign
+        return self.weights.filters(own), self.weights.filters(other)
+
     def forward(
-        self, ends: tuple[Tensor, Tensor], invariants: tuple[Tensor, Tensor]
+        self,
+        ends: tuple[Tensor, Tensor],
+        invariants: tuple[Tensor, Tensor],
+        filters: tuple[Filters, Filters],
     ) -> tuple[Tensor, Tensor]:
         """Return ``plus`` and ``minus``, ``(P, K, C)``.
 
         Args:
             ends: features of atoms i and of atoms j, `EdgeRows.gather`.
             invariants: embedding of (i, j) and of (j, i), ``(P, n_invariants)``.
+            filters: made once for all pairs.
         """
-        from_i, from_j = invariants
-        half = math.sqrt(0.5)
-        own = self.weights(ends[0], from_i, half * self.rows.own_sign)
-        other = self.weights(ends[1], from_j, half * self.rows.other_sign)
+        own, other = map(self.weights, ends, invariants, filters)
         return own + other, own - other
 
 
