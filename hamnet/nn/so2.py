@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -174,8 +175,25 @@ class RadialWeights(nn.Module):
             invariants: pair embedding, seen from that end, ``(P, n_invariants)``.
             filters: made once for all pairs.
         """
-        factors = nn.functional.linear(self.network(invariants), *filters)
-        return x * factors.view(x.shape)
+        weighted: Tensor = _Weighted.apply(x, self.network(invariants), *filters)  # type: ignore[no-untyped-call]
+        return weighted
+
+
+class _Weighted(torch.autograd.Function):
+    """``x * linear(hidden)``; the factors are made again on the way back, not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, hidden, weight, bias)
+        return nn.functional.linear(hidden, weight, bias).view(x.shape).mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, hidden, weight, bias = ctx.saved_tensors
+        factors = nn.functional.linear(hidden, weight, bias).view(x.shape)
+        of_factors = (grads[0] * x).flatten(1)
+        of_weight = of_factors.T @ hidden
+        return grads[0] * factors, of_factors @ weight, of_weight, of_factors.sum(0)
 
 
 class BothEnds(nn.Module):
