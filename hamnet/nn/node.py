@@ -66,16 +66,15 @@ class DegreeLinear(nn.Module):
         n_out: channels that go out.
     """
 
-    degree: Tensor
-
     def __init__(self, l_max: int, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.register_buffer("degree", degree_of_row(l_max), persistent=False)
+        self.rows = [2 * l + 1 for l in range(l_max + 1)]
         self.weight = nn.Parameter(torch.randn(l_max + 1, n_in, n_out) / math.sqrt(max(n_in, 1)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(A, (L+1)^2, C_in)`` to ``(A, (L+1)^2, C_out)``."""
-        return (x.transpose(0, 1) @ self.weight[self.degree]).transpose(0, 1)
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map ``(A, (L+1)^2, C_in)`` to a tensor ``(A, 2l+1, C_out)`` for each degree."""
+        parts = zip(x.split(self.rows, dim=1), self.weight, strict=True)
+        return [part @ w for part, w in parts]
 
 
 class Expansion(nn.Module):
@@ -87,12 +86,9 @@ class Expansion(nn.Module):
         outputs: the same for those that go out.
     """
 
-    degree: Tensor
-
     def __init__(self, l_max: int, inputs: tuple[int, int], outputs: tuple[int, int]) -> None:
         super().__init__()
         self.inputs, self.outputs, self.l_max = inputs, outputs, l_max
-        self.register_buffer("degree", degree_of_row(l_max), persistent=False)
         self.up = nn.ModuleList(
             DegreeLinear(l_max, n, h) for n, h in zip(inputs, outputs, strict=True)
         )
@@ -102,14 +98,14 @@ class Expansion(nn.Module):
         """Map ``(A, (L+1)^2, C_in)`` to ``(A, (L+1)^2, C_out)``."""
         scalars = self.gates(x[:, 0, : self.inputs[0]])
         first, gates = scalars.split([self.outputs[0], (self.l_max + 1) * sum(self.outputs)], dim=1)
-        gates = torch.sigmoid(gates.view(len(x), self.l_max + 1, -1))[:, self.degree]
-        parts = x.split(self.inputs, dim=2)
-        hidden = torch.cat([up(part) for up, part in zip(self.up, parts, strict=True)], dim=2)
-        hidden = hidden * gates
+        gates = torch.sigmoid(gates.view(len(x), self.l_max + 1, 1, -1))
+        parts = zip(self.up, x.split(self.inputs, dim=2), strict=True)
+        by_degree = zip(*(up(part) for up, part in parts), strict=True)
+        hidden = [torch.cat(both, dim=2) * gates[:, l] for l, both in enumerate(by_degree)]
         # natural scalars need no gate: they may pass through a function of their own
-        natural, pseudo = hidden.split(self.outputs, dim=2)
-        scalars = natural[:, 0] + nn.functional.silu(first)
-        return torch.cat([torch.cat([scalars[:, None], natural[:, 1:]], 1), pseudo], dim=2)
+        silu = nn.functional.silu(first)
+        hidden[0] = hidden[0] + nn.functional.pad(silu, (0, self.outputs[1]))[:, None]
+        return torch.cat(hidden, dim=1)
 
 
 class FeedForward(nn.Module):
@@ -131,5 +127,6 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(A, (L+1)^2, C)`` to the same shape."""
-        parts = self.expand(x).split(self.hidden, dim=2)
-        return torch.cat([down(h) for down, h in zip(self.down, parts, strict=True)], dim=2)
+        parts = zip(self.down, self.expand(x).split(self.hidden, dim=2), strict=True)
+        by_degree = zip(*(down(part) for down, part in parts), strict=True)
+        return torch.cat([torch.cat(both, dim=2) for both in by_degree], dim=1)

@@ -175,7 +175,9 @@ class RadialWeights(nn.Module):
             invariants: pair embedding, seen from that end, ``(P, n_invariants)``.
             filters: made once for all pairs.
         """
-        weighted: Tensor = _Weighted.apply(x, self.network(invariants), *filters)  # type: ignore[no-untyped-call]
+        hidden = self.network(invariants)
+        weight, bias = (f.to(hidden.dtype) for f in filters)  # products may have less precision
+        weighted: Tensor = _Weighted.apply(x, hidden, weight, bias)  # type: ignore[no-untyped-call]
         return weighted
 
 
@@ -185,15 +187,19 @@ class _Weighted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, hidden, weight, bias)
-        return nn.functional.linear(hidden, weight, bias).view(x.shape).mul_(x)
+        return nn.functional.linear(hidden, weight, bias).view(x.shape).to(x.dtype).mul_(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x, hidden, weight, bias = ctx.saved_tensors
         factors = nn.functional.linear(hidden, weight, bias).view(x.shape)
-        of_factors = (grads[0] * x).flatten(1)
-        of_weight = of_factors.T @ hidden
-        return grads[0] * factors, of_factors @ weight, of_weight, of_factors.sum(0)
+        of_factors = (grads[0] * x).flatten(1).to(hidden.dtype)
+        return (
+            grads[0] * factors,
+            of_factors @ weight,
+            of_factors.T @ hidden,
+            of_factors.sum(0),
+        )
 
 
 class BothEnds(nn.Module):

@@ -148,6 +148,7 @@ def _best(fitted: NormalEquations, held_out: NormalEquations | None, default: fl
     """Return the change of the weights whose squared error on validation is the smallest."""
     values, vectors = torch.linalg.eigh(fitted.gram)
     rotated = vectors.T @ fitted.moment
+    rotated[values < torch.finfo(values.dtype).eps * values[-1]] = 0
     tau = values.clamp(min=0).mean().clamp(min=1e-300)
 
     def change(ridge: float) -> Tensor:
