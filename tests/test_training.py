@@ -169,7 +169,8 @@ def test_solved_readout_is_the_least_squares_optimum(store, trained):
     after = accumulate(model, [batch])
     for name, equations in after.items():
         assert equations.square.sum() < before[name].square.sum()
-        ridge = DEFAULT_LAMBDA * equations.gram.diagonal().mean()
+        sizes = equations.gram.diagonal().sqrt()
+        ridge = (DEFAULT_LAMBDA * sizes.mean() * sizes)[: len(weights[name]), None]
         expected = ridge * (readout.weights[name] - weights[name])  # d/dW of both terms vanishes
         scale = before[name].moment.abs().max()
         assert (equations.moment[: len(expected)] - expected).abs().max() < 1e-8 * scale

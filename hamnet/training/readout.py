@@ -3,12 +3,14 @@
 The last map, from features to standardised irreps, is linear, so its optimum for the present
 features is a least-squares problem for each block type and irrep class,
 
-    min_W  sum_rows || env (x W + b) - r ||^2 + lambda tau || W - W0 ||^2,
+    min_W  sum_rows || env (x W + b) - r ||^2 + lambda tau sum_k d_k || W_k - W0_k ||^2,
 
-with ``r`` the standardised target, ``W0`` the present weights and ``tau`` the mean diagonal of the
-normal matrix. Normal equations are accumulated over the data in float64, so memory does not depend
-on its size. Those of the validation set give the error of every lambda exactly, without another
-pass; the best lambda of each class is kept, W0 itself included.
+with ``r`` the standardised target, ``W0`` the present weights, ``d_k`` the root mean square of
+feature k and ``tau`` the mean diagonal of the normal matrix of the features over sqrt(d): halfway
+between one ridge for all weights (d = 1) and features of unit size (d^2), and as good as the better
+of both. Normal equations are accumulated over the data in float64, so memory does not depend on its
+size. Those of the validation set give the error of every lambda exactly, without another pass; the
+best lambda of each class is kept, W0 itself included.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +26,7 @@ from hamnet.nn.readout import LinearReadout
 from hamnet.training import parallel
 
 LAMBDAS = tuple(10.0 ** (-k) for k in range(0, 15))
-"""Candidates, relative to the mean diagonal of the normal matrix."""
+"""Candidates."""
 
 DEFAULT_LAMBDA = 1e-6
 """Where there is no validation set."""
@@ -146,14 +148,16 @@ def _apply(readout: LinearReadout, name: str, c: IrrepClass, change: Tensor) -> 
 
 def _best(fitted: NormalEquations, held_out: NormalEquations | None, default: float) -> Tensor:
     """Return the change of the weights whose squared error on validation is the smallest."""
-    values, vectors = torch.linalg.eigh(fitted.gram)
-    rotated = vectors.T @ fitted.moment
+    # Weights of unit penalty. Below rounding, a direction of the normal matrix says nothing.
+    unit = fitted.gram.diagonal().clamp(min=1e-300).pow(-0.25)[:, None]
+    values, vectors = torch.linalg.eigh(unit * fitted.gram * unit.T)
+    rotated = vectors.T @ (unit * fitted.moment)
     rotated[values < torch.finfo(values.dtype).eps * values[-1]] = 0
     tau = values.clamp(min=0).mean().clamp(min=1e-300)
 
     def change(ridge: float) -> Tensor:
         solved: Tensor = vectors @ (rotated / (values.clamp(min=0) + ridge * tau)[:, None])
-        return solved
+        return unit * solved
 
     if held_out is None:
         return change(default)
