@@ -7,7 +7,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from hamnet.nn.frames import PIECE, EdgeRows, PairFrames
+from hamnet.nn.frames import EdgeRows, PairFrames
 from hamnet.nn.so2 import RadialWeights, SO2Linear
 from hamnet.so3.rotation import EdgeFrame
 
@@ -30,11 +30,12 @@ class Hamnet(nn.Module):
         every = PairFrames(self.frame(vectors), ends, embedding[:, 0])
         sign = self.rows.own_sign
         filters, out = self.weights.filters(sign), torch.zeros_like(x)
-        for frames, part in zip(every.pieces(), embedding.split(PIECE), strict=True):
+        size = self.rows.at_once(len(vectors))
+        for frames, part in zip(every.pieces(size), embedding.split(size), strict=True):
             target, source = frames.pairs
             weighted = self.weights(self.rows.gather(x, source, frames), part, filters)
             y, _ = self.linear(weighted)
-            out = out.index_add(0, target, self.rows.back(y.mul_(sign), frames))
+            out = out.index_add(0, target, self.rows.back(y * sign, frames))
         return out
 
     def gflop(self, n_edges: int) -> dict[str, float]:

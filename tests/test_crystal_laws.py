@@ -96,8 +96,7 @@ def test_large_systems_keep_no_features_and_change_nothing(model, monkeypatch):
     several = crystals()
     expected = [p.hamiltonian.entries for p in model.predict(several)]
     monkeypatch.setattr("hamnet.models.model.MAX_KEPT_PAIRS", 0)
-    monkeypatch.setattr("hamnet.nn.frames.PIECE", 7)
-    monkeypatch.setattr("hamnet.models.so2_network.PIECE", 7)
+    monkeypatch.setattr("hamnet.nn.frames.PIECE", 2000)
     found = [p.hamiltonian.entries for p in model.predict(several)]
     for one, two in zip(found, expected, strict=True):
         assert np.abs(one - two).max() < 1e-12

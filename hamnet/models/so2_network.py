@@ -12,7 +12,7 @@ from hamnet.graph import NeighbourGraph
 from hamnet.irreps import BlockIrreps, BlockType
 from hamnet.models.config import ModelConfig
 from hamnet.nn.execution import Execution
-from hamnet.nn.frames import PIECE, EdgeRows, PairFrames
+from hamnet.nn.frames import EdgeRows, PairFrames
 from hamnet.nn.node import Expansion, FeedForward, RMSNorm, degree_of_row
 from hamnet.nn.radial import PairEmbedding, envelope
 from hamnet.nn.readout import BlockFeatures, LinearReadout, block_rows, block_types
@@ -91,8 +91,9 @@ class MessageLayer(nn.Module):
             invariants: embedding of both directions, ``(2E, n_invariants)``.
         """
         normed, filters = x * self.norm(x), self.ends.filters()
+        size = self.rows.at_once(len(frames.distance))
         for part, scaled, both in zip(
-            frames.pieces(), back.pieces(), _directions(invariants), strict=True
+            frames.pieces(size), back.pieces(size), _directions(invariants, size), strict=True
         ):
             i, j = (self.rows.gather(normed, atoms, part) for atoms in part.pairs)
             plus, minus = self.convolution(*self.ends((i, j), both, filters))
@@ -142,9 +143,9 @@ class PairLayer(nn.Module):
         return pairs[0] + update[0], pairs[1] + update[1]
 
 
-def _directions(invariants: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _directions(invariants: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     """Cut the embeddings of (i, j) and of (j, i), ``(2P, n)``, as `PairFrames.pieces` does."""
-    forward, backward = (half.split(PIECE) for half in invariants.chunk(2, dim=0))
+    forward, backward = (half.split(size) for half in invariants.chunk(2, dim=0))
     return list(zip(forward, backward, strict=True))
 
 
@@ -282,10 +283,10 @@ class SO2Network(nn.Module):
     def _pair_pieces(
         self, nodes: Tensor, graph: NeighbourGraph, frames: PairFrames
     ) -> Iterator["_Piece"]:
-        """Yield the features of `PIECE` pairs after the other, made from their atoms'."""
+        """Yield the features of some pairs after the other, made from their atoms'."""
         normed = nodes * self.norm_node(nodes)
         sums = torch.zeros_like(normed)
-        for part in frames.pieces():
+        for part in frames.pieces(self.rows.at_once(len(frames.distance))):
             forward, backward = self._embed(self.pair_embedding, graph, part).chunk(2, dim=0)
             pairs, z = self._pairs(normed, part, (forward, backward))
             scale = self.norm_pair(*(x for y in pairs for x in y))[:, 0, 0]
@@ -406,8 +407,9 @@ class SO2Network(nn.Module):
         degree, n = self.degree, self.channels[0]
         parity = 1 - 2 * (degree % 2).to(fade)  # of the opposite direction
         out = fade.new_zeros(n_atoms, len(degree), n)
+        size = self.rows.at_once(len(fade))
         for part, f, both in zip(
-            frames.pieces(), fade.split(PIECE), _directions(invariants), strict=True
+            frames.pieces(size), fade.split(size), _directions(invariants, size), strict=True
         ):
             y = part.axial_harmonics() * f[:, None]  # (P, K)
             for atoms, x, harmonics in zip(part.pairs, both, (y, y * parity), strict=True):

@@ -62,6 +62,8 @@ def product(matrix: Tensor, x: Tensor) -> Tensor:
     """Return ``matrix @ x`` in the precision of the matrix, whatever that of other products is."""
     with torch.autocast(matrix.device.type, enabled=False):
         x = x.to(matrix.dtype)
+        if matrix.shape[-1] == 1:  # of degree 0: a third of the time of a product
+            return matrix * x
         if torch.get_float32_matmul_precision() == "highest":
             return matrix @ x
         y: Tensor = _Product.apply(matrix, x)  # type: ignore[no-untyped-call]

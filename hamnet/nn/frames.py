@@ -12,9 +12,9 @@ from hamnet.nn.execution import product
 from hamnet.so3.layout import SO2Layout
 from hamnet.so3.rotation import EdgeFrame
 
-PIECE = 512
-"""Pairs whose features are computed together: few enough to stay in a processor's cache from one
-operation to the next (4 MB a tensor at L = 4 with 80 channels)."""
+PIECE = 800_000
+"""Numbers of a tensor of pairs that are computed together, 3 MB: few enough to stay in a
+processor's cache from one operation to the next."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +62,12 @@ class PairFrames:
         """Return matrices multiplied by a number for each pair, ``(P,)``."""
         return replace(self, rotations=tuple(d * factor[:, None, None] for d in self.rotations))
 
-    def pieces(self) -> "list[PairFrames]":
-        """Return the frames of `PIECE` pairs after the other."""
-        n_pairs = len(self.distance)
-        if n_pairs <= PIECE:
+    def pieces(self, size: int) -> "list[PairFrames]":
+        """Return the frames of so many pairs after the other."""
+        if len(self.distance) <= size:
             return [self]
-        by_degree = zip(*(d.split(PIECE) for d in self.rotations), strict=True)
-        parts = zip(by_degree, self.pairs.split(PIECE, 1), self.distance.split(PIECE), strict=True)
+        by_degree = zip(*(d.split(size) for d in self.rotations), strict=True)
+        parts = zip(by_degree, self.pairs.split(size, 1), self.distance.split(size), strict=True)
         return [PairFrames(*part) for part in parts]
 
     def rotate(self, x: Tensor) -> Tensor:
@@ -110,6 +109,7 @@ class EdgeRows(nn.Module):
     def __init__(self, l_max: int, channels: tuple[int, int]) -> None:
         super().__init__()
         layout = SO2Layout(l_max)
+        self._row = layout.n_rows * sum(channels)
         # Rows are moved in pieces that belong to one parity: one pass over memory for both.
         self.piece = math.gcd(*channels)
         n_pieces = sum(channels) // self.piece
@@ -127,6 +127,11 @@ class EdgeRows(nn.Module):
         self.register_buffer("inverse", torch.argsort(torch.tensor(order)), persistent=False)
         self.register_buffer("own_sign", own, persistent=False)
         self.register_buffer("other_sign", own * mirror, persistent=False)
+
+    def at_once(self, n_pairs: int) -> int:
+        """Return how many pairs are best computed together, in pieces of much the same size."""
+        n_pieces = math.ceil(n_pairs * self._row / PIECE)
+        return math.ceil(n_pairs / max(n_pieces, 1))
 
     def gather(self, nodes: Tensor, atoms: Tensor, frames: PairFrames) -> Tensor:
         """Return the features of one end of each pair in the frame of the pair (i, j).
