@@ -297,7 +297,7 @@ def process(
     progress, reported = Progress(total), 0
     on_progress(progress)
     seen: set[str] = set()
-    tasks = _new_tasks(frames, writer, progress, retry_failed, seen)
+    tasks = _new_tasks(frames, writer, progress, retry_failed, seen, on_progress)
     running = run_tasks(function, tasks, n_workers=n_workers, scheduler=scheduler)
     with closing(running) as results:
         for task, outcome in results:
@@ -317,6 +317,7 @@ def _new_tasks(
     progress: Progress,
     retry_failed: bool,
     seen: set[str],
+    on_progress: Callable[[Progress], None],
 ) -> Iterator[TaskT]:
     failed_before = {f.id for f in writer.failures if f.id and f.stage != "worker"}
     for frame in frames:
@@ -329,6 +330,7 @@ def _new_tasks(
         key = record_id(frame.structure, writer.level)
         if key in writer.ids or key in seen:
             progress.known += 1
+            on_progress(progress)  # to sample the geometries of a recipe again may take minutes
         elif key in failed_before and not retry_failed:
             progress.failed += 1
         else:
