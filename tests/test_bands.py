@@ -69,6 +69,14 @@ def test_graphene_is_a_semimetal_with_its_dirac_point_at_k(graphene):
     assert (np.diff(e) < 1e-10).sum() >= 2
 
 
+def test_a_gap_that_closes_between_the_points_of_the_mesh_is_seen_on_the_path(graphene):
+    off = band_structure(graphene, path="GM", n_points=5, mesh_length=8.0)  # no K on this mesh
+    on = band_structure(graphene, path="GMKG", n_points=31, mesh_length=8.0)
+    assert all(n % 3 for n in on.mesh[:2])
+    assert off.edges.gap > 0.05
+    assert on.edges.gap < 1e-9
+
+
 def test_boron_nitride_has_its_gap_between_the_fourth_and_fifth_band(boron_nitride):
     found = band_structure(boron_nitride, path="GMKG", n_points=31, mesh_length=15.0)
     assert found.edges is not None

@@ -70,7 +70,7 @@ class BandStructure:
         first_band: number of bands that are left out below.
         n_electrons: in the cell; None where unknown.
         edges: Fermi level and gap, Hartree; None where the number of electrons is unknown.
-        mesh: k mesh on which they were found.
+        mesh: k mesh on which they were found; the gap also on the path.
         dos_energies_ev, dos_per_ev: density of states of both spins, ``[n]``; empty if not made.
     """
 
@@ -163,7 +163,9 @@ def band_structure(
     edges = None
     if electrons is not None:
         inner = electrons - first * (2 if len(energies) == 1 else 1)
-        edges = band_edges(on_mesh, points, weights, inner, smearing_ev / HARTREE_TO_EV)
+        # a point of the path counts for the gap, and holds no electrons
+        weight = np.concatenate([np.zeros(len(along.k_points)), weights])
+        edges = band_edges(energies, every, weight, inner, smearing_ev / HARTREE_TO_EV)
     if near_fermi and not sparse:
         assert electrons is not None
         middle = electrons // 2
