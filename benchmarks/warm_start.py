@@ -69,6 +69,7 @@ def _options() -> argparse.Namespace:
     made.add_argument("--task", default="water", help="Name of the rows.")
     made.add_argument("--data", type=Path, help="Labels to train on; default: the task's recipe.")
     made.add_argument("--frames", type=int, default=10, help="Test frames.")
+    made.add_argument("--heavy", type=int, help="Of frames with at most so many heavy atoms.")
     made.add_argument("--molecules", nargs="*", help="ASE's names of molecules instead of frames.")
     made.add_argument("--references", nargs="+", choices=REFERENCES, default=list(REFERENCES))
     made.add_argument("--runs", type=Path, help="Keep the models here, and use those there are.")
@@ -95,6 +96,9 @@ def _structures(options: argparse.Namespace) -> Iterator[tuple[str, Structure]]:
         return
     with Store.open(options.data) as store:
         test = choose_split(store, load_config(overrides=options.set))["test"]
+        if options.heavy is not None:
+            n_heavy = [(store.structure(int(k)).numbers > 1).sum() for k in test]
+            test = test[np.array(n_heavy) <= options.heavy]
         chosen = np.linspace(0, len(test) - 1, min(options.frames, len(test))).astype(int)
         yield from ((store.origins[k], store.structure(int(k))) for k in test[chosen])
 
