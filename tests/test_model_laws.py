@@ -7,6 +7,7 @@ import torch
 from hamnet.graph import build_graph
 from hamnet.models import HamiltonianModel
 from hamnet.models.model import MODELS
+from hamnet.nn.radial import Decay
 from hamnet.structure import Structure
 from hamnet.testing import (
     check_batch,
@@ -127,3 +128,14 @@ def test_predicted_label_invariants_do_not_rotate(rng):
     assert one
     for t, predicted in one.items():
         assert torch.allclose(predicted, two[t], atol=1e-10)
+
+
+def test_blocks_fall_with_the_distance_as_the_labels_do():
+    r = torch.linspace(0.7, 6.0, 40, dtype=torch.float64)
+    size = torch.exp(-0.1 * r - 0.2 * r**2)
+    decay = Decay()
+    decay.fit([(r, 3.0 * size), (r[:20], 0.01 * size[:20])])  # types differ by a factor
+    assert torch.allclose(decay.rates, torch.tensor([0.1, 0.2], dtype=torch.float64), rtol=1e-10)
+    assert torch.allclose(decay(r), size, rtol=1e-10)
+    decay.fit([(r, 1 / size)])  # never grows
+    assert torch.equal(decay(r), torch.ones_like(r))

@@ -144,7 +144,7 @@ class HamiltonianModel(nn.Module):
         """
         batch = sample.to(self.device)
         frames = self.frames(batch.graph)
-        envelope = self.network.envelope(frames.to(self.dtype)).double()
+        envelope = self.network.envelope(frames.distance.to(self.dtype)).double()
         goals, traces = {}, {}
         for t, h in self.targets(batch, frames).items():
             shift, scale = self.standardiser.shift_scale(t)

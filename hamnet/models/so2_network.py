@@ -14,7 +14,7 @@ from hamnet.models.config import ModelConfig
 from hamnet.nn.execution import Execution
 from hamnet.nn.frames import EdgeRows, PairFrames
 from hamnet.nn.node import Expansion, FeedForward, RMSNorm, degree_of_row
-from hamnet.nn.radial import PairEmbedding, envelope
+from hamnet.nn.radial import Decay, PairEmbedding, envelope
 from hamnet.nn.readout import BlockFeatures, LinearReadout, block_rows, block_types
 from hamnet.nn.so2 import BothEnds, SO2Convolution
 from hamnet.nn.standardise import Standardiser
@@ -194,6 +194,7 @@ class SO2Network(nn.Module):
             PairEmbedding(elements, cutoff, config.n_radial, element_size) for cutoff in cutoffs
         ]
         self.message_embedding, self.pair_embedding = embeddings
+        self.decay = Decay()
         n_invariants = embeddings[0].size
         self.element = nn.Embedding(len(elements), c[0])
         self.degree_embedding = nn.Sequential(
@@ -290,7 +291,8 @@ class SO2Network(nn.Module):
             forward, backward = self._embed(self.pair_embedding, graph, part).chunk(2, dim=0)
             pairs, z = self._pairs(normed, part, (forward, backward))
             scale = self.norm_pair(*(x for y in pairs for x in y))[:, 0, 0]
-            back = part.scaled(self.envelope(part) * self.message_weight * scale)
+            fade = envelope(part.distance, self.config.pair_cutoff)
+            back = part.scaled(fade * self.message_weight * scale)
             sums = self.rows.scatter(*pairs[-1], back, sums)
             yield _Piece(pairs, scale, z, sums)
 
@@ -319,7 +321,9 @@ class SO2Network(nn.Module):
             none = BlockFeatures(nodes, [], [], sums.new_zeros(0)).to(self.dtype)
             irreps = self.readout(none, graph.atoms_alone())
         irreps |= {t: torch.cat(y) for t, y in parts.items()}
-        return NetworkOutput(irreps, {}, self.envelope(frames), BlockFeatures([], [], [], sums))
+        return NetworkOutput(
+            irreps, {}, self.envelope(frames.distance), BlockFeatures([], [], [], sums)
+        )
 
     @property
     def execution(self) -> Execution:
@@ -347,7 +351,7 @@ class SO2Network(nn.Module):
         """
         features, traces = self.features(graph, frames)
         irreps = self.readout(features, graph)
-        return NetworkOutput(irreps, traces, self.envelope(frames), features)
+        return NetworkOutput(irreps, traces, self.envelope(frames.distance), features)
 
     def _pairs(
         self, nodes: Tensor, frames: PairFrames, invariants: tuple[Tensor, Tensor]
@@ -364,9 +368,10 @@ class SO2Network(nn.Module):
         pairs[-1] = join_pair(groups, self.l_max, self.channels)
         return pairs, z
 
-    def envelope(self, frames: PairFrames) -> Tensor:
-        """Return the factor of each pair's block, 1 at contact and 0 at the cutoff, ``(P,)``."""
-        return envelope(frames.distance, self.config.pair_cutoff)
+    def envelope(self, distance: Tensor) -> Tensor:
+        """Return the factor of each pair's block, ``(P,)``: that of the labels, 0 at the cutoff."""
+        factor: Tensor = envelope(distance, self.config.pair_cutoff) * self.decay(distance)
+        return factor
 
     def trace_targets(
         self, units: Standardiser, block_type: BlockType, h: Tensor, distance: Tensor | None

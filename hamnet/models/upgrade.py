@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from hamnet.errors import HamnetError
 from hamnet.models.metadata import FORMAT_VERSION
 
@@ -23,7 +25,12 @@ def _to_3(data: dict[str, Any], tensors: Tensors) -> None:
         tensors[new] = tensors.pop(old)
 
 
-UPGRADES: Mapping[int, Callable[[dict[str, Any], Tensors], None]] = {1: _to_2, 2: _to_3}
+def _to_4(data: dict[str, Any], tensors: Tensors) -> None:
+    """Version 4 has blocks that fall with the distance as the labels do."""
+    tensors["network.decay.rates"] = torch.zeros(2, dtype=torch.float64)
+
+
+UPGRADES: Mapping[int, Callable[[dict[str, Any], Tensors], None]] = {1: _to_2, 2: _to_3, 3: _to_4}
 """From a version to the next: each changes metadata and weights in place."""
 
 

@@ -1,7 +1,10 @@
 """What layers know of a distance."""
 
+from collections.abc import Sequence
+
 import torch
 from e3nn.math import soft_one_hot_linspace
+from scipy.optimize import nnls
 from torch import Tensor, nn
 
 
@@ -19,6 +22,39 @@ def envelope(distance: Tensor, cutoff: float, order: int = 6) -> Tensor:
         - p * (p + 1) / 2 * x ** (p + 2)
     )
     return torch.where(x < 1, value, torch.zeros_like(value))
+
+
+class Decay(nn.Module):
+    """How fast blocks of pairs fall with the distance: ``exp(-b r - c r^2)``, fitted to labels.
+
+    Without it far blocks, whose labels are a thousand times smaller than those of neighbours, are
+    only zero where features of near pairs cancel: not in a molecule larger than those of training,
+    where what is left over belongs to overlaps of 1e-5 and makes orbitals out of nothing.
+    """
+
+    rates: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rates", torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Return the factors ``(P,)`` of distances in Angstrom, ``(P,)``."""
+        b, c = self.rates.to(distance.dtype).unbind()
+        return torch.exp(-(b + c * distance) * distance)
+
+    def fit(self, sizes: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Set the rates, which are not negative, by least squares of the logarithms.
+
+        Args:
+            sizes: distances and sizes of the labels of each type of pairs, ``(n,)`` each; types
+                differ by a factor, which is not kept.
+        """
+        if not sizes:
+            return
+        columns = [torch.stack([r, r.square(), -size.log()], dim=1) for r, size in sizes]
+        rows = torch.cat([c - c.mean(dim=0) for c in columns]).double().numpy()
+        self.rates.copy_(torch.from_numpy(nnls(rows[:, :2], rows[:, 2])[0]))
 
 
 class PairEmbedding(nn.Module):

@@ -18,8 +18,8 @@ class Standardiser(nn.Module):
     """``h = env (shift + scale y)``, and the label invariants on a log scale.
 
     Irreps of pairs are in the pairs' frames, where every natural component with m = 0 may have a
-    mean. Shift: mean of such components and of on-site scalars. Scale: standard deviation of those,
-    root mean square of the others. Invariants of the labels are norms of
+    mean. Shift: mean of such components and of on-site scalars. Scale: root mean square of what
+    remains. Invariants of the labels are norms of
     irreps, ``T = ||h||^2`` (their sum over l is the trace of TraceGrad, tr(H_ab H_ab^dagger)), as
     ``(log(T + tau^2)/2 - mean - slope (r - <r>)) / std``.
 
@@ -66,22 +66,28 @@ class Standardiser(nn.Module):
         return 0.5 * torch.log(square + TRACE_FLOOR**2)
 
     def fit(
-        self, irreps: Mapping[BlockType, Tensor], distances: Mapping[BlockType, Tensor]
+        self,
+        irreps: Mapping[BlockType, Tensor],
+        distances: Mapping[BlockType, Tensor],
+        envelopes: Mapping[BlockType, Tensor],
     ) -> None:
         """Set shift, scale and trace statistics from training data.
 
         Args:
             irreps: targets in Hartree, ``(n_rows, n_numbers)``.
             distances: Angstrom, ``(n_rows,)``, for the pair types.
+            envelopes: factors of the blocks, likewise.
         """
         for block_type, h in irreps.items():
             table, key = self.tables[block_type], block_type.key
             shift, scale = self.shift_scale(block_type)
+            fade = envelopes.get(block_type, torch.ones(len(h)))[:, None].to(h)
             for c in table.classes:
                 part = h[:, c.columns]
                 if c.is_invariant:
-                    shift[c.columns] = part.mean(dim=0)
-                    part = part - part.mean(dim=0)
+                    mean = (fade * part).sum(dim=0) / fade.square().sum()
+                    shift[c.columns] = mean
+                    part = part - fade * mean
                 rms = part.square().view(-1, c.n_irreps).mean(dim=0).sqrt()
                 scale[c.columns] = rms.clamp(min=SCALE_FLOOR).repeat(c.n_components)
             log = self._log_norm(block_type, h)

@@ -123,7 +123,7 @@ def problem_rows(model: HamiltonianModel, sample: Sample) -> Iterator[tuple[str,
     graph = batch.graph
     frames = model.frames(graph).to(model.dtype)
     features, _ = model.network.features(graph, frames)
-    envelope = model.network.envelope(frames).double()
+    envelope = model.network.envelope(frames.distance).double()
     for t, c, name, inputs in readout.design(features, graph, envelope):
         x = inputs.flatten(0, 1)
         goal = batch.goals[t][:, c.columns].reshape(-1, c.n_irreps)

@@ -16,6 +16,7 @@ from hamnet.models.model import type_name
 from hamnet.models.ranges import RangeMeter
 from hamnet.nn.execution import Execution
 from hamnet.nn.readout import block_rows, block_types
+from hamnet.nn.standardise import TRACE_FLOOR
 from hamnet.structure import IntArray
 from hamnet.training.callbacks import Report
 from hamnet.training.config import TrainConfig
@@ -75,7 +76,7 @@ def set_up(
     model = HamiltonianModel(metadata)
     model.network.to(getattr(torch, config.training.precision))
     model.network.execution = Execution(compiled=config.training.compile)
-    uniform = _fit_units(model, train)
+    uniform = _fit_units(model, train, parent)
     if parent is not None:
         take_over(model, parent)
         report(describe_start(metadata, parent.metadata))
@@ -197,8 +198,10 @@ def _usable(model: HamiltonianModel, samples: SampleDataset, report: Report) -> 
     return SampleDataset(records, samples.cutoffs, samples.reference)
 
 
-def _fit_units(model: HamiltonianModel, samples: SampleDataset) -> bool:
-    """Set shift and scale of the targets; return whether all samples have all block types."""
+def _fit_units(
+    model: HamiltonianModel, samples: SampleDataset, parent: HamiltonianModel | None
+) -> bool:
+    """Set decay (a parent's own), shift and scale; return if all samples have all block types."""
     uniform = True
     irreps: dict[BlockType, list[torch.Tensor]] = {}
     distances: dict[BlockType, list[torch.Tensor]] = {}
@@ -210,8 +213,13 @@ def _fit_units(model: HamiltonianModel, samples: SampleDataset) -> bool:
             irreps.setdefault(t, []).append(h)
             if not t.on_site:
                 distances.setdefault(t, []).append(frames.distance[block_rows(sample.graph, t)])
-    model.standardiser.fit(
-        {t: torch.cat(rows) for t, rows in irreps.items()},
-        {t: torch.cat(rows) for t, rows in distances.items()},
-    )
+    targets = {t: torch.cat(rows) for t, rows in irreps.items()}
+    lengths = {t: torch.cat(rows) for t, rows in distances.items()}
+    if parent is None:
+        sizes = {t: (targets[t].square().mean(dim=1) + TRACE_FLOOR**2).sqrt() for t in lengths}
+        model.network.decay.fit([(r, sizes[t]) for t, r in lengths.items()])
+    else:
+        model.network.decay.load_state_dict(parent.network.decay.state_dict())
+    envelopes = {t: model.network.envelope(r) for t, r in lengths.items()}
+    model.standardiser.fit(targets, lengths, envelopes)
     return uniform
