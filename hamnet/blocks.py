@@ -19,7 +19,7 @@ from hamnet.errors import HamnetError
 from hamnet.structure import FloatArray, IntArray
 
 
-class Spin(IntEnum):
+class SpinKind(IntEnum):
     """How a Hamiltonian treats spin; the value is the length of the first axis of its entries."""
 
     CLOSED = 1
@@ -32,17 +32,17 @@ class Spin(IntEnum):
     @property
     def n_channels(self) -> int:
         """Number of eigenproblems, the first axis of orbital energies."""
-        return 2 if self is Spin.COLLINEAR else 1
+        return 2 if self is SpinKind.COLLINEAR else 1
 
     @property
     def per_orbital(self) -> int:
         """Electrons that an orbital holds."""
-        return 2 if self is Spin.CLOSED else 1
+        return 2 if self is SpinKind.CLOSED else 1
 
     @property
     def n_components(self) -> int:
         """Components of an orbital for each basis function."""
-        return 2 if self is Spin.SPINOR else 1
+        return 2 if self is SpinKind.SPINOR else 1
 
 
 SPINOR_PARTNER = np.array([1.0, -1.0, -1.0, -1.0])
@@ -141,7 +141,7 @@ class HamiltonianBlocks:
     Attributes:
         layout: the pairs.
         entries: the blocks' numbers, row-major, one after the other, shape ``[..., n_entries]``;
-            of a Hamiltonian the first axis is that of `Spin`.
+            of a Hamiltonian the first axis is that of `SpinKind`.
     """
 
     layout: PairLayout
@@ -155,9 +155,14 @@ class HamiltonianBlocks:
             )
 
     @property
+    def spin_kind(self) -> SpinKind:
+        """How a Hamiltonian treats spin; closed shell for any other matrix."""
+        return SpinKind(len(self.entries)) if self.entries.ndim == 2 else SpinKind.CLOSED
+
+    @property
     def is_spinor(self) -> bool:
         """True for the four matrices of a Hamiltonian with spin-orbit coupling."""
-        return self.entries.ndim == 2 and len(self.entries) == Spin.SPINOR
+        return self.entries.ndim == 2 and len(self.entries) == SpinKind.SPINOR
 
     @property
     def partners(self) -> FloatArray:
@@ -233,8 +238,16 @@ def energy_zero(hamiltonian: HamiltonianBlocks, overlap: HamiltonianBlocks) -> f
 
 
 def spin_free(hamiltonian: HamiltonianBlocks) -> FloatArray:
-    """Return the entries of H without spin-orbit coupling, one row a spin channel."""
+    """Return the entries of H without spin-orbit coupling, one row a spin channel; a view."""
     return hamiltonian.entries[:1] if hamiltonian.is_spinor else hamiltonian.entries
+
+
+def without_zero(hamiltonian: HamiltonianBlocks, overlap: HamiltonianBlocks) -> HamiltonianBlocks:
+    """Return ``H - mu S`` with `energy_zero`."""
+    moved = HamiltonianBlocks(overlap.layout, hamiltonian.entries.copy())
+    rows = spin_free(moved)
+    rows -= energy_zero(hamiltonian, overlap) * overlap.entries
+    return moved
 
 
 def entry_weights(layout: PairLayout) -> FloatArray:

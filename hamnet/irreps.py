@@ -283,9 +283,7 @@ def _spin_orbit(basis: OrbitalBasis, block_type: BlockType) -> Iterator[Irrep]:
                 yield Irrep(a, b, l, pseudo, -sign, k)
 
 
-def _matrices(
-    basis: OrbitalBasis, block_type: BlockType, irrep: Irrep, spinor: bool
-) -> Tensor:
+def _matrices(basis: OrbitalBasis, block_type: BlockType, irrep: Irrep, spinor: bool) -> Tensor:
     """Return the block of each component m in the laboratory, ``(2l+1, n_matrices, n_i, n_j)``."""
     shells = basis.of(block_type.z_i), basis.of(block_type.z_j)
     first = [np.concatenate([[0], np.cumsum([2 * l + 1 for l in ls])]) for ls in shells]

@@ -14,6 +14,8 @@ mirror Q with ``x -> Q x`` the orbitals take D, and K is an axial vector:
 The overlap is ``S (x) 1``. Eigenvalues come in Kramers pairs.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,14 +28,14 @@ ComplexArray = NDArray[np.complex128]
 PAULI: ComplexArray = np.array([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
 """sigma_x, sigma_y, sigma_z, ``[3, 2, 2]``."""
 
-BASIS: ComplexArray = np.concatenate([np.eye(2)[None], 1j * PAULI])
+SPINOR_BASIS: ComplexArray = np.concatenate([np.eye(2)[None], 1j * PAULI])
 """What the four matrices are multiplied by, ``[4, 2, 2]``."""
 
 MAX_ASYMMETRY = 1e-8
 """Hartree; a Hamiltonian that time reversal changes by more is magnetic, or not converged."""
 
 
-def to_spinor(components: NDArray[np.number]) -> ComplexArray:
+def to_spinor(components: NDArray[Any]) -> ComplexArray:
     """Return ``H0 (x) 1 + i sum_a K_a (x) sigma_a``, ``[..., 2 n, 2 m]``.
 
     Args:
@@ -41,7 +43,7 @@ def to_spinor(components: NDArray[np.number]) -> ComplexArray:
             ``[..., 4, n, m]``.
     """
     n, m = components.shape[-2:]
-    whole = np.einsum("...cij,cst->...sitj", components, BASIS)
+    whole = np.einsum("...cij,cst->...sitj", components, SPINOR_BASIS)
     return np.asarray(whole.reshape(*components.shape[:-3], 2 * n, 2 * m))
 
 
@@ -72,10 +74,10 @@ def symmetrised(matrix: ComplexArray) -> FloatArray:
     """Return the four real matrices of the time-reversal symmetric part, ``[..., 4, n, m]``."""
     n, m = (size // 2 for size in matrix.shape[-2:])
     parts = matrix.reshape(*matrix.shape[:-2], 2, n, 2, m)
-    return np.asarray(np.einsum("...sitj,cst->...cij", parts, BASIS.conj()).real / 2)
+    return np.asarray(np.einsum("...sitj,cst->...cij", parts, SPINOR_BASIS.conj()).real / 2)
 
 
-def doubled(overlap: NDArray[np.number]) -> NDArray[np.number]:
+def doubled(overlap: NDArray[Any]) -> NDArray[Any]:
     """Return ``S (x) 1``, ``[..., 2 n, 2 n]``."""
     zero = np.zeros_like(overlap)
     return np.block([[overlap, zero], [zero, overlap]])
@@ -96,13 +98,26 @@ def turned(components: FloatArray, d: FloatArray, rotation: FloatArray) -> Float
 
 def eigenproblem(
     hamiltonian: HamiltonianBlocks, overlap: HamiltonianBlocks, k: FloatArray | None = None
-) -> tuple[NDArray[np.number], NDArray[np.number]]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return H ``[n_channels, N, N]`` and S ``[N, N]`` of ``H c = S c e``, however spin is treated.
 
     Args:
-        hamiltonian: its first axis is that of `hamnet.blocks.Spin`.
+        hamiltonian: its first axis is that of `hamnet.blocks.SpinKind`.
         overlap: one matrix.
         k: fractional k point of a crystal; None for the real matrices of a molecule.
     """
     h, s = (to_dense(b) if k is None else to_k(b, k) for b in (hamiltonian, overlap))
     return (to_spinor(h)[None], doubled(s)) if hamiltonian.is_spinor else (h, s)
+
+
+def refuse_spinors(hamiltonian: HamiltonianBlocks, what: str) -> None:
+    """Refuse what is not there for spinors.
+
+    Raises:
+        HamnetError: the Hamiltonian has spin-orbit coupling.
+    """
+    if hamiltonian.is_spinor:
+        raise HamnetError(
+            f"no {what} of spinors: with spin-orbit coupling there are orbital energies, charges, "
+            "dipole, density of states and the matrices (.npz)"
+        )

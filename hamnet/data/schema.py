@@ -2,7 +2,8 @@
 
 Flat arrays and offsets, never a dataset per frame or pair. Frame ``f`` owns the rows
 ``offsets/<counter>[f] : offsets/<counter>[f + 1]`` of every column with that counter; a column
-without counter has one row a frame. Blocks follow each other in the order of ``pairs/atom_pairs``.
+without counter has one row a frame. Blocks follow each other in the order of ``pairs/atom_pairs``,
+matrix after matrix: ``frames/n_spin`` says how many there are (`hamnet.blocks.SpinKind`).
 
 Columns with a counter lie in one piece, so that a reader can map them into memory; the `checksum`
 of each frame's rows is in ``checksums/<column>``. Everything else is chunked with fletcher32.
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hamnet.blocks import PairLayout
+from hamnet.blocks import PairLayout, SpinKind
 from hamnet.data.record import Record
 from hamnet.structure import FloatArray, Structure
 
@@ -171,6 +172,7 @@ def from_row(row: Mapping[str, NDArray[Any]], atom_offsets: NDArray[np.int64]) -
         atom_offsets: first orbital of each atom and, last, their number.
     """
     n_spin = int(row["frames/n_spin"][0])
+    n_channels = SpinKind(n_spin).n_channels
     return Record(
         id=row["frames/id"][0].decode(),
         structure=structure_of(row),
@@ -182,8 +184,8 @@ def from_row(row: Mapping[str, NDArray[Any]], atom_offsets: NDArray[np.int64]) -
             for name, value in row.items()
             if name.startswith(_REFERENCE)
         },
-        orbital_energies=_native(row["orbitals/energies"]).reshape(n_spin, -1),
-        occupations=_native(row["orbitals/occupations"]).reshape(n_spin, -1),
+        orbital_energies=_native(row["orbitals/energies"]).reshape(n_channels, -1),
+        occupations=_native(row["orbitals/occupations"]).reshape(n_channels, -1),
         group=row["frames/group"].tobytes().decode(),
         origin=row["frames/origin"].tobytes().decode(),
         energy=float(row["frames/energy"][0]),

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from hamnet.basis import OrbitalBasis
+from hamnet.blocks import SpinKind
 from hamnet.data import schema
 from hamnet.data.failure import Failure
 from hamnet.data.hdf5 import Description, Lengths, write_hdf5
@@ -149,7 +150,7 @@ class Writer:
         """
         if record.id in self.ids:
             return False
-        check_record(record, self.references)
+        check_record(record, self.references, self.level)
         self.basis.merged(basis)  # refuses another definition before anything is written
         text = {
             "kind": "record",
@@ -245,8 +246,8 @@ class Writer:
         self.close()
 
 
-def check_record(record: Record, references: Iterable[str]) -> None:
-    """Check shapes and finiteness of a record before it is stored.
+def check_record(record: Record, references: Iterable[str], level: LevelOfTheory) -> None:
+    """Check shapes and finiteness of a record before it is stored, and that it fits its level.
 
     Raises:
         HamnetError: names what is wrong.
@@ -270,6 +271,11 @@ def check_record(record: Record, references: Iterable[str]) -> None:
             )
         if not np.isfinite(values).all():
             raise HamnetError(f"{record.origin}: {name} holds numbers that are not finite")
+    if (record.spin_kind is SpinKind.SPINOR) != level.is_spinor:
+        raise HamnetError(
+            f"{record.origin}: H has {len(record.hamiltonian)} matrices, which does not fit labels "
+            f"of {level}, relativity '{level.relativity}'"
+        )
     if record.orbital_energies.shape != record.occupations.shape:
         raise HamnetError(
             f"{record.origin}: {record.orbital_energies.shape} orbital energies, but "
