@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hamnet.blocks import HamiltonianBlocks, to_dense, to_k
+from hamnet.blocks import HamiltonianBlocks, SpinKind, to_dense, to_k
 from hamnet.errors import HamnetError
 from hamnet.structure import FloatArray
 
@@ -107,7 +107,16 @@ def eigenproblem(
         k: fractional k point of a crystal; None for the real matrices of a molecule.
     """
     h, s = (to_dense(b) if k is None else to_k(b, k) for b in (hamiltonian, overlap))
-    return (to_spinor(h)[None], doubled(s)) if hamiltonian.is_spinor else (h, s)
+    return matrix_problem(h, s)
+
+
+def matrix_problem(
+    hamiltonian: NDArray[Any], overlap: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the same of dense matrices ``[n_spin, n, n]`` and ``[n, n]``."""
+    if len(hamiltonian) == SpinKind.SPINOR:
+        return to_spinor(hamiltonian)[None], doubled(overlap)
+    return hamiltonian, overlap
 
 
 def refuse_spinors(hamiltonian: HamiltonianBlocks, what: str) -> None:

@@ -25,7 +25,8 @@ class Record:
         layout: pairs of all the matrices.
         hamiltonian: entries of H, shape ``[n_spin, n_entries]``; see `hamnet.blocks.SpinKind`.
         overlap: entries of S, shape ``[n_entries]``.
-        references: entries of H0 by name (``minao``, ``sap``), shape ``[n_entries]``.
+        references: entries of H0 by name (``minao``, ``sap``), shape ``[n_entries]``; with
+            spin-orbit coupling ``[4, n_entries]``, as H.
         orbital_energies: Hartree, shape ``[n_channels, n_mo]``.
         occupations: electrons per orbital, shape ``[n_channels, n_mo]``.
         group: trajectory or molecule; a split never cuts through a group.

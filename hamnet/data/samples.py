@@ -132,8 +132,7 @@ def _completed(
 def record_target(record: Record, reference: str) -> Tensor:
     """Return the entries of H - H0 (H for the reference ``none``), ``(n_entries,)``, float64.
 
-    Of a crystal, of ``H - mu S``: see `hamnet.blocks.energy_zero`. H0 and mu S have no spin-orbit
-    coupling: K is learnt as a whole.
+    Of a crystal, of ``H - mu S``: see `hamnet.blocks.energy_zero`.
 
     Raises:
         HamnetError: the record has two spin channels, or no such reference.
@@ -151,7 +150,7 @@ def record_target(record: Record, reference: str) -> Tensor:
                 f"{', '.join(record.references) or 'none'}): label again with it, or train with "
                 "target.reference=none"
             )
-        h[0] -= record.references[reference]
+        h -= record.references[reference]
     if record.structure.is_periodic:
         zero = energy_zero(record.blocks("hamiltonian"), record.blocks("overlap"))
         h[0] -= zero * record.overlap

@@ -83,9 +83,9 @@ _FIXED = {
 COUNTERS = ("group", "origin", "atoms", "pairs", "entries", "spin_entries", "orbitals")
 
 
-def columns(references: Iterable[str]) -> dict[str, Column]:
+def columns(references: Iterable[str], *, spinor: bool = False) -> dict[str, Column]:
     """Return all columns of a file that holds these reference Hamiltonians."""
-    h0 = Column("<f8", (), "entries", "Hartree")
+    h0 = Column("<f8", (), "spin_entries" if spinor else "entries", "Hartree")
     return {**_FIXED, **{f"references/{name}": h0 for name in references}}
 
 
@@ -136,9 +136,9 @@ def to_row(record: Record) -> Row:
         "hamiltonian": record.hamiltonian.reshape(-1),
         "orbitals/energies": record.orbital_energies.reshape(-1),
         "orbitals/occupations": record.occupations.reshape(-1),
-        **{f"references/{name}": h0 for name, h0 in record.references.items()},
+        **{f"references/{name}": h0.reshape(-1) for name, h0 in record.references.items()},
     }
-    specs = columns(record.references)
+    specs = columns(record.references, spinor=record.spin_kind is SpinKind.SPINOR)
     return {name: _rows(value, specs[name]) for name, value in row.items()}
 
 
@@ -173,6 +173,7 @@ def from_row(row: Mapping[str, NDArray[Any]], atom_offsets: NDArray[np.int64]) -
     """
     n_spin = int(row["frames/n_spin"][0])
     n_channels = SpinKind(n_spin).n_channels
+    h0_shape = (n_spin, -1) if n_spin == SpinKind.SPINOR else (-1,)
     return Record(
         id=row["frames/id"][0].decode(),
         structure=structure_of(row),
@@ -180,7 +181,7 @@ def from_row(row: Mapping[str, NDArray[Any]], atom_offsets: NDArray[np.int64]) -
         hamiltonian=_native(row["hamiltonian"]).reshape(n_spin, -1),
         overlap=_native(row["overlap"]),
         references={
-            name[len(_REFERENCE) :]: _native(value)
+            name[len(_REFERENCE) :]: _native(value).reshape(h0_shape)
             for name, value in row.items()
             if name.startswith(_REFERENCE)
         },

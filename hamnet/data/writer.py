@@ -258,13 +258,14 @@ def check_record(record: Record, references: Iterable[str], level: LevelOfTheory
         "overlap": record.overlap,
         **{f"reference {name}": h0 for name, h0 in record.references.items()},
     }
+    four = {"hamiltonian", *(arrays if level.is_spinor else ())} - {"overlap"}
     if set(record.references) != set(references):
         raise HamnetError(
             f"{record.origin}: expected the references {', '.join(references) or 'none'}, "
             f"got {', '.join(record.references) or 'none'}"
         )
     for name, values in arrays.items():
-        shape = (len(record.hamiltonian), n) if name == "hamiltonian" else (n,)
+        shape = (len(record.hamiltonian), n) if name in four else (n,)
         if values.shape != shape:
             raise HamnetError(
                 f"{record.origin}: {name} must have shape {shape}, got {values.shape}"

@@ -223,7 +223,7 @@ class HamiltonianModel(nn.Module):
                 continue
             h = delta
             if reference != "none":
-                h[0] += reference_hamiltonian(structure, level, reference, self.basis).entries
+                h += reference_hamiltonian(structure, level, reference, self.basis).entries
             n_electrons = valence_electrons(structure, self.basis)
             found = orbitals(structure, self.basis, h, s, n_electrons)
             out.append(self._finish(found, sample, remark))
@@ -322,7 +322,7 @@ class HamiltonianModel(nn.Module):
                 continue
             h = delta
             if reference != "none":
-                h[0] += record.references[reference]
+                h += record.references[reference]
             n_electrons = round(float(record.occupations.sum()))
             s = record.blocks("overlap")
             found = orbitals(record.structure, self.basis, h, s, n_electrons)
