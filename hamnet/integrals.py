@@ -364,10 +364,20 @@ def core_hamiltonian(mole: gto.Mole, level: KohnShamLevel) -> FloatArray:
     doi:10.1080/00268970500209624; one-electron X2C), ``[4, n, n]``.
 
     Raises:
-        HamnetError: core potentials, with which there is no X2C; another program's treatment.
+        HamnetError: see `check_x2c`.
     """
     if level.relativity == "none":
         return np.asarray(hf.get_hcore(mole))[None]
+    check_x2c(mole, level)
+    return from_spinor(x2c.SpinOrbitalX2CHelper(mole).get_hcore())
+
+
+def check_x2c(mole: gto.Mole, level: KohnShamLevel) -> None:
+    """Check that PySCF can compute a molecule's spin-orbit coupling.
+
+    Raises:
+        HamnetError: core potentials, with which there is no X2C; another program's treatment.
+    """
     if level.relativity != "x2c":
         raise HamnetError(
             f"a spin-orbit coupling of the kind '{level.relativity}' cannot be computed by PySCF"
@@ -378,7 +388,6 @@ def core_hamiltonian(mole: gto.Mole, level: KohnShamLevel) -> FloatArray:
             f"x2c is for all electrons, but the basis gives {names} an effective core potential: "
             "take a basis without, such as dyall-v2z, ano or sto-3g"
         )
-    return from_spinor(x2c.SpinOrbitalX2CHelper(mole).get_hcore())
 
 
 def sap_hamiltonian(mole: gto.Mole, level: KohnShamLevel) -> FloatArray:

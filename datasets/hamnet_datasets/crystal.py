@@ -78,24 +78,28 @@ def real_block(values: NDArray[Any]) -> FloatArray:
 
 
 def spin_blocks(
-    blocks: Mapping[Block, NDArray[Any]], unit: float, *, spinful: bool
+    blocks: Mapping[Block, NDArray[Any]], unit: float, sizes: IntArray | None = None
 ) -> dict[Block, FloatArray]:
     """Return the blocks of H in Hartree, ``[n_spin, n_i, n_j]``.
 
     Args:
         blocks: of a file, ``[n_i, n_j]``; spinful ones are ``[[uu, ud], [du, dd]]``.
         unit: of the file, in Hartree.
-        spinful: H has spin-orbit coupling.
+        sizes: orbitals of each atom, of a spinful H; None: H has no spin-orbit coupling.
 
     Raises:
         HamnetError: complex blocks that are not spinful; blocks that time reversal changes.
     """
-    if not spinful:
+    if sizes is None:
         return {key: unit * real_block(values)[None] for key, values in blocks.items()}
     found = {}
     for key, values in blocks.items():
-        if values.ndim != 2 or values.shape[0] % 2 or values.shape[1] % 2:
-            raise HamnetError(f"block {key} of H has shape {values.shape}, which is not spinful")
+        expected = (2 * int(sizes[key[3]]), 2 * int(sizes[key[4]]))
+        if values.shape != expected:
+            raise HamnetError(
+                f"block {key} of H has shape {values.shape}, but spinful blocks of these shells "
+                f"have {expected}"
+            )
         try:
             found[key] = from_spinor(unit * np.asarray(values, np.complex128), _TIME_REVERSAL)
         except HamnetError as error:

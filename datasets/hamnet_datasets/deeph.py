@@ -27,7 +27,7 @@ from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.interop.ase import from_atoms, to_atoms
 from hamnet.spinor import to_spinor
-from hamnet.structure import FloatArray, Structure, atomic_number, symbol
+from hamnet.structure import FloatArray, IntArray, Structure, atomic_number, symbol
 from hamnet.units import HARTREE_TO_EV
 from hamnet_datasets.crystal import (
     Block,
@@ -142,15 +142,21 @@ def _legacy(folder: Path) -> BlockFrame:
     shells = dict(zip(numbers.tolist(), types, strict=True))
     return BlockFrame(
         structure,
-        _hamiltonian(folder, _legacy_blocks(folder / "hamiltonians.h5")),
+        _hamiltonian(folder, _legacy_blocks(folder / "hamiltonians.h5"), numbers, shells),
         _overlap(_legacy_blocks(folder / "overlaps.h5")),
         shells,
         str(folder),
     )
 
 
-def _hamiltonian(folder: Path, blocks: Mapping[Block, NDArray[Any]]) -> dict[Block, FloatArray]:
-    return spin_blocks(blocks, 1 / HARTREE_TO_EV, spinful=_spinful(folder))
+def _hamiltonian(
+    folder: Path,
+    blocks: Mapping[Block, NDArray[Any]],
+    numbers: IntArray,
+    shells: Mapping[int, tuple[int, ...]],
+) -> dict[Block, FloatArray]:
+    sizes = np.array([sum(2 * l + 1 for l in shells[z]) for z in numbers.tolist()])
+    return spin_blocks(blocks, 1 / HARTREE_TO_EV, sizes if _spinful(folder) else None)
 
 
 def _overlap(blocks: Mapping[Block, NDArray[Any]]) -> dict[Block, FloatArray]:
@@ -173,7 +179,7 @@ def _new(folder: Path) -> BlockFrame:
     shells = {atomic_number(s): tuple(ls) for s, ls in info["elements_orbital_map"].items()}
     return BlockFrame(
         from_atoms(atoms),
-        _hamiltonian(folder, _new_blocks(folder / "hamiltonian.h5")),
+        _hamiltonian(folder, _new_blocks(folder / "hamiltonian.h5"), atoms.numbers, shells),
         _overlap(_new_blocks(folder / "overlap.h5")),
         shells,
         str(folder),

@@ -20,6 +20,7 @@ from hamnet.errors import HamnetError
 from hamnet.integrals import (
     basis_name,
     basis_of,
+    check_x2c,
     reference_hamiltonian,
     sap_hamiltonian,
     to_blocks,
@@ -177,15 +178,16 @@ def _prepare(
         check_contacts(structure)
         mole = to_mole(structure, level.basis)
         if level.is_spinor:
-            _check_x2c(structure, level)
-        if mole.has_ecp() and (level.is_spinor or "sap" in wanted):
+            check_x2c(mole, level)
+            _check_spinor(structure, level)
+        if "sap" in wanted and mole.has_ecp():
             sap_hamiltonian(mole, level)  # says why there is none
         return level, mole, basis_of(mole, level.basis), wanted
     except HamnetError as error:
         raise LabelError("input", str(error)) from error
 
 
-def _check_x2c(structure: Structure, level: LevelOfTheory) -> None:
+def _check_spinor(structure: Structure, level: LevelOfTheory) -> None:
     """Check that a label with spin-orbit coupling can be made.
 
     Raises:

@@ -252,6 +252,11 @@ def check_record(record: Record, references: Iterable[str], level: LevelOfTheory
     Raises:
         HamnetError: names what is wrong.
     """
+    if (record.spin_kind is SpinKind.SPINOR) != level.is_spinor:
+        raise HamnetError(
+            f"{record.origin}: H has {len(record.hamiltonian)} matrices, which does not fit labels "
+            f"of {level}, relativity '{level.relativity}'"
+        )
     n = int(record.layout.boundaries[-1])
     arrays = {
         "hamiltonian": record.hamiltonian,
@@ -272,11 +277,6 @@ def check_record(record: Record, references: Iterable[str], level: LevelOfTheory
             )
         if not np.isfinite(values).all():
             raise HamnetError(f"{record.origin}: {name} holds numbers that are not finite")
-    if (record.spin_kind is SpinKind.SPINOR) != level.is_spinor:
-        raise HamnetError(
-            f"{record.origin}: H has {len(record.hamiltonian)} matrices, which does not fit labels "
-            f"of {level}, relativity '{level.relativity}'"
-        )
     if record.orbital_energies.shape != record.occupations.shape:
         raise HamnetError(
             f"{record.origin}: {record.orbital_energies.shape} orbital energies, but "
