@@ -371,11 +371,11 @@ def orbitals(
     s: HamiltonianBlocks,
     n_electrons: int,
 ) -> Prediction:
-    """Return the orbitals of Hamiltonian entries ``[n_matrices, n_entries]``.
+    """Return the orbitals of Hamiltonian entries, ``[n_entries]`` or ``[n_matrices, n_entries]``.
 
     A structure with spin gets two channels with the same orbitals of a closed shell.
     """
-    h = HamiltonianBlocks(s.layout, hamiltonian)
+    h = HamiltonianBlocks(s.layout, np.atleast_2d(hamiltonian))
     kind = h.spin_kind
     matrix, metric = eigenproblem(h, s)
     found = solve(torch.from_numpy(matrix), torch.from_numpy(metric)[None])
