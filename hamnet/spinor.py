@@ -127,6 +127,6 @@ def refuse_spinors(hamiltonian: HamiltonianBlocks, what: str) -> None:
     """
     if hamiltonian.is_spinor:
         raise HamnetError(
-            f"no {what} of spinors: with spin-orbit coupling there are orbital energies, charges, "
-            "dipole, density of states and the matrices (.npz)"
+            f"spinors have no {what}: with spin-orbit coupling there are orbital energies, "
+            "charges, dipole, density of states and the matrices (.npz)"
         )

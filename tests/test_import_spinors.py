@@ -15,11 +15,31 @@ from typer.testing import CliRunner
 
 from hamnet.bands import band_energies
 from hamnet.blocks import SpinKind, to_k
+from hamnet.data.level import LevelOfTheory
 from hamnet.data.store import Store
+from hamnet.data.writer import Writer
+from hamnet.models import load_model
 from hamnet.spinor import to_spinor
+from hamnet.structure import Structure
+from hamnet.training.config import load_config
+from hamnet.training.run import train
 from hamnet.units import HARTREE_TO_EV
 from hamnet_cli.app import app
-from tests.test_import_crystals import NUMBERS, legacy, molecule, new_deeph, places, run
+from hamnet_datasets.crystal import BlockFrame, to_record
+from tests import test_import_crystals
+from tests.synthetic import SMALL
+from tests.test_import_crystals import (
+    CELL,
+    NUMBERS,
+    POSITIONS,
+    SHELLS,
+    blocks,
+    legacy,
+    molecule,
+    new_deeph,
+    places,
+    run,
+)
 
 REACH = 2
 STRENGTH = 0.05
@@ -170,3 +190,36 @@ def test_a_spinful_label_goes_out_and_comes_back(tmp_path):
     refused = CliRunner().invoke(app, [*sent, str(tmp_path / "tb")])
     assert refused.exit_code == 1
     assert "4 matrices" in refused.stderr
+
+
+def test_a_model_learns_spinful_crystals(tmp_path, monkeypatch):
+    """From 14 chains, of two others; pairs that a label lacks are zero."""
+    rng = np.random.default_rng(4)
+    level = LevelOfTheory(xc="pbe", basis="numerical", relativity="spin-orbit", program="openmx")
+    records = []
+    for n in range(20):
+        noise = 0.05 * rng.normal(size=(3, 3))
+        monkeypatch.setattr(test_import_crystals, "POSITIONS", POSITIONS + noise)
+        structure = Structure(np.array(NUMBERS), POSITIONS + noise, CELL, np.ones(3))
+        shells = {z: tuple(ls) for z, ls in SHELLS.items()}
+        s = blocks("int1e_ovlp", "wiki", REACH)
+        records.append(
+            to_record(BlockFrame(structure, four("wiki"), s, shells, str(n)), level, "hamnet")
+        )
+    with Writer(tmp_path / "chains.h5", level) as writer:
+        for k, (record, basis) in enumerate(records[:18]):
+            writer.append(record, basis, subset="train" if k < 16 else "validation")
+        writer.finish()
+    settings = ["model.pair_cutoff=4.5", "model.message_cutoff=4", "training.max_steps=0"]
+    config = load_config(overrides=[*SMALL, *settings])
+    trained = train(tmp_path / "chains.h5", tmp_path / "run", config, report=lambda _: None)
+    model = load_model(trained.model_file)
+    assert model.network.l_max == 5  # two d shells and the spin
+    mean = np.mean([record.hamiltonian for record, _ in records[:16]], axis=0)
+    for record, _ in records[18:]:
+        (found,) = model.predict_labelled([record])
+        assert found.hamiltonian.is_spinor
+        near = np.abs(record.hamiltonian).max(axis=0) > 1e-2
+        error = np.abs(found.hamiltonian.entries - record.hamiltonian)[1:, near].mean()
+        baseline = np.abs(mean - record.hamiltonian)[1:, near].mean()
+        assert error < 0.15 * baseline
