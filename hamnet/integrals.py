@@ -160,7 +160,7 @@ def _element_basis(name: str, element: str) -> tuple[Any, Any]:
             raise HamnetError(f"the basis '{name}' does not hold the element {element}") from error
         try:
             ecp = pyscf_basis.load_ecp(name, element) or None
-        except (BasisNotFoundError, KeyError):
+        except (BasisNotFoundError, KeyError, FileNotFoundError):  # dyall's are Python modules
             ecp = None
     needs_ecp = name.startswith("def2") and atomic_number(element) > LAST_ALL_ELECTRON_DEF2
     if needs_ecp and ecp is None:

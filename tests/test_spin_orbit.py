@@ -34,6 +34,11 @@ def hypobromous_acid() -> Structure:
     return Structure(np.array([8, 1, 35]), positions)
 
 
+def splitting(energies: np.ndarray, n_electrons: int) -> float:
+    """Between the two pairs of the highest pi orbitals, meV."""
+    return HARTREE_TO_MEV * float(energies[n_electrons - 1] - energies[n_electrons - 3])
+
+
 @pytest.fixture(scope="module")
 def acid() -> Record:
     return label(hypobromous_acid(), TIGHT, references=("minao", "sap"))
@@ -75,6 +80,14 @@ def test_references_are_computed_again_with_their_coupling(acid):
     left = np.abs(hybrid.hamiltonian - hybrid.references["minao"]).max(axis=1)
     assert left[0] > 0.1
     assert 1e-5 < left[1:].max() < 1e-2  # exact exchange has a coupling of its own
+
+
+def test_a_relativistic_basis_gives_the_splitting_of_experiment():
+    """0.33 eV between the two ground states of HBr+ (3/2 and 1/2)."""
+    structure = Structure(np.array([1, 35]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.414]]))
+    record = label(structure, LEVEL.model_copy(update={"basis": "dyall-v2z"}), references=())
+    assert abs(splitting(record.orbital_energies[0], 36) - 330) < 10
+    assert record.orbital_energies.max() > 1e5  # whose rounding is no error of the label
 
 
 def test_the_level_is_part_of_the_label_and_of_nothing_without_it():
@@ -135,11 +148,6 @@ def bromide(rng: np.random.Generator) -> Structure:
     direction = rng.normal(size=3)
     bond = direction / np.linalg.norm(direction) * rng.uniform(1.35, 1.5)
     return Structure(np.array([1, 35]), np.array([[0.0, 0.0, 0.0], bond]))
-
-
-def splitting(energies: np.ndarray, n_electrons: int) -> float:
-    """Between the two pairs of the highest pi orbitals, meV."""
-    return HARTREE_TO_MEV * float(energies[n_electrons - 1] - energies[n_electrons - 3])
 
 
 def test_coupling_and_its_splitting_are_learnt(tmp_path):

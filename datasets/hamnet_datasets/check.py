@@ -18,7 +18,7 @@ from hamnet.spinor import eigenproblem
 from hamnet.structure import check_contacts
 from hamnet.units import HARTREE_TO_UHA
 from hamnet_datasets.distinct import rmsd
-from hamnet_datasets.labels import label, orbital_energies
+from hamnet_datasets.labels import ROUNDING, label, orbital_energies
 
 MAX_ENERGY_ERROR = 1e-8
 """Hartree, of stored orbital energies against the stored H and S."""
@@ -139,7 +139,7 @@ def _of_orbitals(record: Record, store: Store) -> Iterator[str]:
             yield f"{len(energies)} orbital energies, but H and S give {len(solved)}"
             continue
         error = float(np.abs(solved - energies).max())
-        if error > MAX_ENERGY_ERROR:
+        if error > max(MAX_ENERGY_ERROR, ROUNDING * float(np.abs(energies).max())):
             yield f"orbital energies differ by {error:.1e} Hartree from H and S (channel {spin})"
     electrons = float(record.occupations.sum())
     wanted = to_mole(record.structure, store.level.basis).nelectron
