@@ -36,9 +36,9 @@ from hamnet_datasets.scf import ScfError, converge
 
 DEFAULT_REFERENCES = ("minao", "sap")
 MAX_ENERGY_RESIDUAL = 1e-9
-"""Largest allowed difference between stored energies and those of the stored H and S, Hartree; or"""
+"""Largest difference allowed between stored energies and those of H and S, Hartree; or ..."""
 ROUNDING = 1e-13
-"""this much of the largest energy, which is 1e5 Hartree in uncontracted bases of heavy atoms."""
+"""... this much of the largest energy, 1e5 Hartree and more in uncontracted bases."""
 
 
 class LabelError(HamnetError):
