@@ -137,7 +137,7 @@ def predict_blocks(model: EntriesModel, structure: Structure) -> HamiltonianBloc
     """Return what the model gives for one structure, without H0: one matrix, or four."""
     offsets = model.basis.atom_offsets(structure.numbers)
     layout = None if structure.is_periodic else molecule_layout(offsets)
-    sample = make_sample(structure, layout, model.basis, model.cutoffs, spin=model.spin_kind)
+    sample = make_sample(structure, layout, model.basis, model.cutoffs, spin_kind=model.spin_kind)
     with torch.no_grad():
         entries = model(sample).numpy()
     if model.spin_kind is SpinKind.SPINOR:
@@ -219,7 +219,7 @@ def check_batch(model: EntriesModel, structures: Sequence[Structure]) -> None:
     for structure in structures:
         layout = predict_blocks(model, structure).layout
         samples.append(
-            make_sample(structure, layout, model.basis, model.cutoffs, spin=model.spin_kind)
+            make_sample(structure, layout, model.basis, model.cutoffs, spin_kind=model.spin_kind)
         )
     with torch.no_grad():
         batch = model(batch_samples(samples)).numpy()

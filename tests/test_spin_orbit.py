@@ -120,9 +120,10 @@ def test_records_come_back_from_a_file(acid, tmp_path):
         ({"basis": "def2-svp"}, 0, "x2c is for all electrons"),
         ({}, 2, "unpaired electrons: with spin-orbit coupling"),
         ({"stability": True}, 0, "without stability checks"),
-        ({"relativity": "spin-orbit"}, 0, "cannot be computed by PySCF"),
+        ({"relativity": "spin-orbit"}, 0, "molecules are labelled by x2c"),
+        ({"pseudo": "gth-pbe"}, 0, "no labels of crystals with relativity 'x2c'"),
     ],
-    ids=["core potential", "open shell", "stability", "another program"],
+    ids=["core potential", "open shell", "stability", "another program", "crystal"],
 )
 def test_what_cannot_be_labelled(changes, spin, message):
     structure = Structure(np.array([1, 53]), np.array([[0, 0, 0], [0, 0, 1.6]]), spin=spin)

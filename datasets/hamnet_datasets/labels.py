@@ -94,8 +94,14 @@ def resolve(level: LevelOfTheory) -> LevelOfTheory:
     """Look up functional and basis, and note what this PySCF understands by their names.
 
     Raises:
-        HamnetError: unknown functional or basis.
+        HamnetError: unknown functional or basis; spin-orbit coupling that PySCF has not.
     """
+    if level.is_spinor and (level.pseudo or level.relativity != "x2c"):
+        raise HamnetError(
+            f"there are no labels of {'crystals' if level.pseudo else 'molecules'} with relativity "
+            f"'{level.relativity}': with spin-orbit coupling, molecules are labelled by x2c, and "
+            "crystals imported"
+        )
     exchange, components = xc_components(level.xc)
     return LevelOfTheory.model_validate(
         {

@@ -218,7 +218,8 @@ def _result(mf: Any, run: _Run, rung: int) -> Converged:
     """Return what is stored: the Fock matrix of the density, and what it gives by itself.
 
     Raises:
-        ScfError: the occupied orbitals are not the lowest ones of the Fock matrix.
+        ScfError: the occupied orbitals are not the lowest ones of the Fock matrix, or that is not
+            symmetric under time reversal.
     """
     restricted = run.mole.spin == 0
     density = mf.make_rdm1()
@@ -252,9 +253,14 @@ def _real(fock: Any) -> FloatArray:
     """Return a Fock matrix, of spinors its four real ones.
 
     Raises:
-        HamnetError: a matrix of spinors is not symmetric under time reversal.
+        ScfError: a matrix of spinors is not symmetric under time reversal.
     """
-    return from_spinor(fock) if np.iscomplexobj(fock) else _host(fock)
+    if not np.iscomplexobj(fock):
+        return _host(fock)
+    try:
+        return from_spinor(fock)
+    except HamnetError as error:
+        raise ScfError(f"{error}; not stored") from None
 
 
 def _host(array: Any) -> FloatArray:

@@ -90,7 +90,7 @@ def make_sample(
     basis: OrbitalBasis,
     cutoffs: tuple[float, float],
     target: Tensor | None = None,
-    spin: SpinKind = SpinKind.CLOSED,
+    spin_kind: SpinKind = SpinKind.CLOSED,
 ) -> Sample:
     """Return the sample of one structure.
 
@@ -102,19 +102,19 @@ def make_sample(
         basis: orbitals of each element.
         cutoffs: message and pair cutoff, Angstrom.
         target: entries to learn, ``(n_entries,)``.
-        spin: one matrix, or the four of a spinor Hamiltonian.
+        spin_kind: one matrix, or the four of a spinor Hamiltonian.
     """
     graph = build_graph(structure, *cutoffs)
     if layout is None:
         layout = cutoff_layout(graph, basis.atom_offsets(structure.numbers))
     elif structure.is_periodic:
-        layout, target = _completed(layout, graph, target, spin)
-    index = _entry_index(graph, layout, basis, spin)
-    return Sample(graph, (layout,), index, target, spin_kind=spin)
+        layout, target = _completed(layout, graph, target, spin_kind)
+    index = _entry_index(graph, layout, basis, spin_kind)
+    return Sample(graph, (layout,), index, target, spin_kind=spin_kind)
 
 
 def _completed(
-    layout: PairLayout, graph: NeighbourGraph, target: Tensor | None, spin: SpinKind
+    layout: PairLayout, graph: NeighbourGraph, target: Tensor | None, spin_kind: SpinKind
 ) -> tuple[PairLayout, Tensor | None]:
     """Append the pairs of a crystal's graph that its labels lack: their blocks vanish."""
     pairs, _ = _canonical_pairs(graph)
@@ -125,7 +125,7 @@ def _completed(
     whole = PairLayout(np.concatenate([layout.atom_pairs, missing]), layout.atom_offsets)
     if target is not None:
         extra = int(whole.boundaries[-1]) - int(layout.boundaries[-1])
-        target = nn.functional.pad(target.view(spin, -1), (0, extra)).flatten()
+        target = nn.functional.pad(target.view(spin_kind, -1), (0, extra)).flatten()
     return whole, target
 
 
@@ -218,7 +218,7 @@ def _join(tables: Sequence[Mapping[BlockType, Tensor]]) -> dict[BlockType, Tenso
 
 
 def _entry_index(
-    graph: NeighbourGraph, layout: PairLayout, basis: OrbitalBasis, spin: SpinKind
+    graph: NeighbourGraph, layout: PairLayout, basis: OrbitalBasis, spin_kind: SpinKind
 ) -> dict[BlockType, Tensor]:
     """Find the entries of every on-site and pair block of one structure's graph."""
     numbers = graph.numbers.numpy()
@@ -239,8 +239,8 @@ def _entry_index(
         index[BlockType.pair((z_i, z_j))] = _positions(
             starts[len(numbers) :][rows], reverse[rows], shape
         )
-    if spin is SpinKind.SPINOR:
-        matrices = layout.n_entries * torch.arange(spin)
+    if spin_kind is SpinKind.SPINOR:
+        matrices = layout.n_entries * torch.arange(spin_kind)
         index = {t: (matrices[:, None] + x[:, None]).flatten(1) for t, x in index.items()}
     return index
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hamnet.basis import OrbitalBasis
-from hamnet.blocks import HamiltonianBlocks, SpinKind
+from hamnet.blocks import HamiltonianBlocks, PairLayout, SpinKind
 from hamnet.data.record import Record
 from hamnet.data.samples import Sample, batch_samples, make_sample, record_sample
 from hamnet.errors import HamnetError
@@ -251,16 +251,18 @@ class HamiltonianModel(nn.Module):
         """
         if not structure.is_periodic:
             s = overlap(structure, self.basis)
-            sample = make_sample(structure, s.layout, self.basis, self.cutoffs, spin=self.spin_kind)
-            return sample, s
+            return self._sample(structure, s.layout), s
         level = self.metadata.level
         if not level.pseudo:
             raise HamnetError(
                 f"the overlap of the basis '{self.basis.name}' ({level.program}) cannot be "
                 "computed: PySCF has no such orbitals; give structures with labels"
             )
-        sample = make_sample(structure, None, self.basis, self.cutoffs, spin=self.spin_kind)
+        sample = self._sample(structure, None)
         return sample, pair_overlaps(structure, self.basis, sample.layouts[0], level.pseudo)
+
+    def _sample(self, structure: Structure, layout: PairLayout | None) -> Sample:
+        return make_sample(structure, layout, self.basis, self.cutoffs, spin_kind=self.spin_kind)
 
     def _crystal(
         self,

@@ -119,7 +119,7 @@ def _samples(
             model.check(structure)
             layout = molecule_layout(model.basis.atom_offsets(structure.numbers))
             sample = make_sample(
-                structure, layout, model.basis, model.cutoffs, spin=model.spin_kind
+                structure, layout, model.basis, model.cutoffs, spin_kind=model.spin_kind
             )
             model.check_pairs(sample.graph)
         except HamnetError as error:
