@@ -14,9 +14,10 @@ from ase.cell import Cell
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from hamnet.blocks import HamiltonianBlocks
+from hamnet.blocks import SPINOR_PARTNER, HamiltonianBlocks, SpinKind
 from hamnet.errors import HamnetError
 from hamnet.spectrum import solve
+from hamnet.spinor import SPINOR_BASIS
 from hamnet.structure import FloatArray, Structure, complete_cell
 
 MESH_LENGTH = 30.0
@@ -123,7 +124,34 @@ def band_path(structure: Structure, path: str = "", n_points: int = 200) -> Band
 
 
 def bloch_matrix(blocks: HamiltonianBlocks, k: FloatArray) -> scipy.sparse.csr_array:
-    """Return ``H(k)`` of one spin channel as a sparse matrix, complex; real where 2 k is whole."""
+    """Return ``H(k)`` of one spin channel as a sparse matrix, complex; real where 2 k is whole.
+
+    Of a spinor Hamiltonian the complex matrix of twice the size, ``[2 n, 2 n]``.
+    """
+    if blocks.is_spinor:
+        rows = zip(blocks.entries, SPINOR_PARTNER, SPINOR_BASIS, strict=True)
+        terms = (
+            scipy.sparse.kron(spin, _bloch_sum(HamiltonianBlocks(blocks.layout, x), k, sign))
+            for x, sign, spin in rows
+        )
+        return scipy.sparse.csr_array(sum(terms))
+    return _bloch_sum(blocks, k)
+
+
+def bloch_problem(
+    hamiltonian: HamiltonianBlocks, overlap: HamiltonianBlocks, k: FloatArray
+) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
+    """Return H(k) of one spin channel (`channel`) and the S(k) that belongs to it."""
+    h, s = bloch_matrix(hamiltonian, k), bloch_matrix(overlap, k)
+    if hamiltonian.is_spinor:
+        s = scipy.sparse.csr_array(scipy.sparse.kron(np.eye(2, dtype=h.dtype), s))
+    return h, s
+
+
+def _bloch_sum(
+    blocks: HamiltonianBlocks, k: FloatArray, partner: float = 1.0
+) -> scipy.sparse.csr_array:
+    """Return the sum over R; the transposed blocks are the partners times a sign."""
     layout = blocks.layout
     row, col = layout.orbital_indices()
     n = layout.n_orbitals
@@ -134,12 +162,14 @@ def bloch_matrix(blocks: HamiltonianBlocks, k: FloatArray) -> scipy.sparse.csr_a
     values = blocks.entries * np.repeat(phase, layout.sizes)
     off = ~np.repeat(layout.on_site, layout.sizes)
     rows, cols = np.concatenate([row, col[off]]), np.concatenate([col, row[off]])
-    data = np.concatenate([values, values[off].conj()])
+    data = np.concatenate([values, partner * values[off].conj()])
     return scipy.sparse.csr_array(scipy.sparse.coo_array((data, (rows, cols)), shape=(n, n)))
 
 
 def channel(hamiltonian: HamiltonianBlocks, spin: int) -> HamiltonianBlocks:
-    """Return one spin channel of H."""
+    """Return one spin channel of H; all of a spinor Hamiltonian, whose only one it is."""
+    if hamiltonian.is_spinor:
+        return hamiltonian
     return HamiltonianBlocks(hamiltonian.layout, hamiltonian.entries[spin])
 
 
@@ -149,7 +179,7 @@ def band_energies(
     k_points: FloatArray,
     advance: Callable[[int], None] = lambda done: None,
 ) -> FloatArray:
-    """Return the energies of all bands by dense solutions, ``[n_spin, n_k, n]``.
+    """Return the energies of all bands by dense solutions, ``[n_channels, n_k, n]``.
 
     Args:
         hamiltonian: entries ``[n_spin, n_entries]``.
@@ -160,15 +190,16 @@ def band_energies(
     Raises:
         HamnetError: S(k) is not positive; says where.
     """
-    n, n_spin = overlap.layout.n_orbitals, len(hamiltonian.entries)
+    kind = hamiltonian.spin_kind
+    n, n_spin = kind.n_components * overlap.layout.n_orbitals, kind.n_channels
     out = np.empty((n_spin, len(k_points), n))
     done = 0
     for spin in range(n_spin):
         h = channel(hamiltonian, spin)
         for start, points in _batches(k_points, max(1, _BATCH_NUMBERS // n**2)):
             h_k, s_k = (
-                torch.from_numpy(np.stack([bloch_matrix(b, k).toarray() + 0j for k in points]))
-                for b in (h, overlap)
+                torch.from_numpy(np.stack([matrix.toarray() + 0j for matrix in matrices]))
+                for matrices in zip(*(bloch_problem(h, overlap, k) for k in points), strict=True)
             )
             found = solve(h_k, s_k)
             if int(found.n_dropped.max()):
@@ -196,21 +227,24 @@ def band_edges(
     weights: FloatArray,
     n_electrons: float,
     smearing: float = SMEARING,
+    per_band: int | None = None,
 ) -> BandEdges:
     """Return Fermi level and gap from the energies on a mesh.
 
     Args:
-        energies: ``[n_spin, n_k, n]``; one channel holds two electrons a band.
+        energies: ``[n_channels, n_k, n]``.
         k_points: fractional, ``[n_k, 3]``.
         weights: of the k points, sum 1, ``[n_k]``.
         n_electrons: in the cell.
         smearing: Fermi-Dirac width by which a metal's level is found, Hartree.
+        per_band: electrons of a band (`hamnet.blocks.SpinKind`); two of one channel by default.
 
     Raises:
         HamnetError: more electrons than the bands hold.
     """
     n_spin, _, n_bands = energies.shape
-    full = n_electrons / (2 if n_spin == 1 else 1)  # bands, of all channels together
+    per_band = SpinKind(n_spin).per_orbital if per_band is None else per_band
+    full = n_electrons / per_band  # bands, of all channels together
     if not 0 < full <= n_spin * n_bands:
         raise HamnetError(f"{n_electrons:g} electrons do not fit into {n_bands} bands")
     by_k = np.sort(energies.transpose(1, 0, 2).reshape(len(k_points), -1), axis=1)  # (n_k, all)

@@ -4,15 +4,49 @@ A pair is ``(i, j, R)`` with an integer cell shift ``R``; its block is
 ``H[i, j, R] = <phi_i(r) | H | phi_j(r - R.L)>``, shape ``[n_i, n_j]``. Only canonical pairs are
 kept: ``R`` lexicographically positive, or ``R = 0`` and ``i <= j``. The partner is
 ``H[j, i, -R] = H[i, j, R]^dagger``: a matrix built from blocks is Hermitian by construction.
+
+With spin-orbit coupling H is four real matrices, ``H = H0 (x) 1 + i sum_a K_a (x) sigma_a``
+(`hamnet.spinor`); the partner of ``K_a[i, j, R]`` is ``-K_a[i, j, R]^T``.
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hamnet.errors import HamnetError
 from hamnet.structure import FloatArray, IntArray
+
+
+class SpinKind(IntEnum):
+    """How a Hamiltonian treats spin; the value is the length of the first axis of its entries."""
+
+    CLOSED = 1
+    """One matrix for both spins."""
+    COLLINEAR = 2
+    """Alpha and beta."""
+    SPINOR = 4
+    """H0, Kx, Ky, Kz: spin-orbit coupling with time-reversal symmetry."""
+
+    @property
+    def n_channels(self) -> int:
+        """Number of eigenproblems, the first axis of orbital energies."""
+        return 2 if self is SpinKind.COLLINEAR else 1
+
+    @property
+    def per_orbital(self) -> int:
+        """Electrons that an orbital holds."""
+        return 2 if self is SpinKind.CLOSED else 1
+
+    @property
+    def n_components(self) -> int:
+        """Components of an orbital for each basis function."""
+        return 2 if self is SpinKind.SPINOR else 1
+
+
+SPINOR_PARTNER = np.array([1.0, -1.0, -1.0, -1.0])
+"""Sign of the transposed block of (i, j, R) in (j, i, -R), for H0, Kx, Ky, Kz."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +141,7 @@ class HamiltonianBlocks:
     Attributes:
         layout: the pairs.
         entries: the blocks' numbers, row-major, one after the other, shape ``[..., n_entries]``;
-            leading axes such as spin are free.
+            of a Hamiltonian the first axis is that of `SpinKind`.
     """
 
     layout: PairLayout
@@ -119,6 +153,21 @@ class HamiltonianBlocks:
             raise HamnetError(
                 f"the pairs have {n} entries, got an array of shape {self.entries.shape}"
             )
+
+    @property
+    def spin_kind(self) -> SpinKind:
+        """How a Hamiltonian treats spin; closed shell for any other matrix."""
+        return SpinKind(len(self.entries)) if self.entries.ndim == 2 else SpinKind.CLOSED
+
+    @property
+    def is_spinor(self) -> bool:
+        """True for the four matrices of a Hamiltonian with spin-orbit coupling."""
+        return self.entries.ndim == 2 and len(self.entries) == SpinKind.SPINOR
+
+    @property
+    def partners(self) -> FloatArray:
+        """Entries of the transposed blocks, real parts of the partners, ``[..., n_entries]``."""
+        return SPINOR_PARTNER[:, None] * self.entries if self.is_spinor else self.entries
 
     def block(self, pair: int) -> FloatArray:
         """Return the block of one pair, ``[..., n_i, n_j]``."""
@@ -144,31 +193,37 @@ def from_dense(matrix: FloatArray, layout: PairLayout) -> HamiltonianBlocks:
 
 
 def to_dense(blocks: HamiltonianBlocks) -> FloatArray:
-    """Return a molecule's dense matrix ``[..., n, n]``; of a crystal, the matrix at Gamma."""
+    """Return a molecule's dense matrix ``[..., n, n]``; of a crystal, the matrix at Gamma.
+
+    Of a spinor Hamiltonian the four real matrices, see `hamnet.spinor`.
+    """
     layout, n = blocks.layout, blocks.layout.n_orbitals
     if layout.atom_pairs[:, :3].any():
         at_gamma: FloatArray = to_k(blocks, np.zeros(3)).real
         return at_gamma
     row, col = layout.orbital_indices()
     matrix = np.zeros((*blocks.entries.shape[:-1], n, n))
-    matrix[..., col, row] = blocks.entries
+    matrix[..., col, row] = blocks.partners
     matrix[..., row, col] = blocks.entries  # last: on-site blocks are stored as a whole
     return matrix
 
 
 def to_k(blocks: HamiltonianBlocks, k: FloatArray) -> NDArray[np.complex128]:
-    """Return ``H(k) = sum_R exp(2 pi i k.R) H(R)`` at a fractional k point, ``[..., n, n]``."""
+    """Return ``H(k) = sum_R exp(2 pi i k.R) H(R)`` at a fractional k point, ``[..., n, n]``.
+
+    Of a spinor Hamiltonian the four sums: H0(k) is Hermitian, K_a(k) antihermitian.
+    """
     layout = blocks.layout
     n = layout.n_orbitals
     row, col = layout.orbital_indices()
     phase = np.exp(2j * np.pi * layout.atom_pairs[:, :3] @ np.asarray(k, dtype=float))
-    values = blocks.entries * np.repeat(phase, layout.sizes)  # (..., n_entries)
+    phases = np.repeat(phase, layout.sizes)
+    values, partners = blocks.entries * phases, blocks.partners * phases.conj()  # (..., n_entries)
     on_site = np.repeat(layout.on_site, layout.sizes)
     lead = values.shape[:-1]
     matrix = np.zeros((n * n, *lead), dtype=np.complex128)
-    values = np.moveaxis(values, -1, 0)
-    np.add.at(matrix, row * n + col, values)
-    np.add.at(matrix, (col * n + row)[~on_site], values[~on_site].conj())
+    np.add.at(matrix, row * n + col, np.moveaxis(values, -1, 0))
+    np.add.at(matrix, (col * n + row)[~on_site], np.moveaxis(partners, -1, 0)[~on_site])
     return np.moveaxis(matrix, 0, -1).reshape(*lead, n, n)
 
 
@@ -178,7 +233,21 @@ def energy_zero(hamiltonian: HamiltonianBlocks, overlap: HamiltonianBlocks) -> f
     A crystal's energy has an arbitrary zero, a multiple of S; ``H - mu S`` does not depend on it.
     """
     weight = entry_weights(overlap.layout) * overlap.entries
-    return float(np.mean(hamiltonian.entries @ weight) / (overlap.entries @ weight))
+    h = spin_free(hamiltonian)
+    return float(np.mean(h @ weight) / (overlap.entries @ weight))
+
+
+def spin_free(hamiltonian: HamiltonianBlocks) -> FloatArray:
+    """Return the entries of H without spin-orbit coupling, one row a spin channel; a view."""
+    return hamiltonian.entries[:1] if hamiltonian.is_spinor else hamiltonian.entries
+
+
+def without_zero(hamiltonian: HamiltonianBlocks, overlap: HamiltonianBlocks) -> HamiltonianBlocks:
+    """Return ``H - mu S`` with `energy_zero`."""
+    moved = HamiltonianBlocks(overlap.layout, hamiltonian.entries.copy())
+    rows = spin_free(moved)
+    rows -= energy_zero(hamiltonian, overlap) * overlap.entries
+    return moved
 
 
 def entry_weights(layout: PairLayout) -> FloatArray:

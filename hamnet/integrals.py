@@ -14,11 +14,13 @@ from pyscf.dft import libxc, rks, uks
 from pyscf.gto import basis as pyscf_basis
 from pyscf.lib.exceptions import BasisNotFoundError
 from pyscf.scf import hf
+from pyscf.x2c import x2c
 
 from hamnet.basis import OrbitalBasis, ao_order, from_hamnet_order, to_hamnet_order
 from hamnet.blocks import HamiltonianBlocks, from_dense, molecule_layout
 from hamnet.errors import HamnetError
 from hamnet.registry import did_you_mean, look_up
+from hamnet.spinor import from_spinor
 from hamnet.structure import FloatArray, Structure, atomic_number, symbol
 from hamnet.units import BOHR_TO_ANGSTROM
 
@@ -43,6 +45,10 @@ class KohnShamLevel(Protocol):
     @property
     def grid_level(self) -> int:
         """PySCF's quadrature grid level."""
+
+    @property
+    def relativity(self) -> str:
+        """``none``, or ``x2c`` with spin-orbit coupling."""
 
 
 def basis_name(name: str) -> str:
@@ -154,7 +160,7 @@ def _element_basis(name: str, element: str) -> tuple[Any, Any]:
             raise HamnetError(f"the basis '{name}' does not hold the element {element}") from error
         try:
             ecp = pyscf_basis.load_ecp(name, element) or None
-        except (BasisNotFoundError, KeyError):
+        except (BasisNotFoundError, KeyError, FileNotFoundError):  # dyall's are Python modules
             ecp = None
     needs_ecp = name.startswith("def2") and atomic_number(element) > LAST_ALL_ELECTRON_DEF2
     if needs_ecp and ecp is None:
@@ -328,6 +334,9 @@ def reference_hamiltonian(
             the superposition of atomic potentials (no quadrature, a fortieth of the cost).
         basis: if given, PySCF's definition of the basis is checked against it.
 
+    With spin-orbit coupling H0 has four matrices: the two-component core Hamiltonian, of which K is
+    a part, and potentials without spin.
+
     Raises:
         HamnetError: unknown kind; see also `to_mole`.
     """
@@ -343,14 +352,49 @@ def _minao_fock(mole: gto.Mole, level: KohnShamLevel) -> FloatArray:
     mf = rks.RKS(mole, xc=level.xc)  # of the total density, whatever the spin
     mf.grids.level = level.grid_level
     density = hf.init_guess_by_minao(mole)
-    return np.asarray(mf.get_hcore() + mf.get_veff(mole, density))
+    h = core_hamiltonian(mole, level)
+    h[0] += mf.get_veff(mole, density)
+    return h if level.relativity == "x2c" else h[0]
 
 
-def sap_hamiltonian(mole: gto.Mole, level: KohnShamLevel | None = None) -> FloatArray:
-    """Return kinetic energy + superposition of atomic potentials, PySCF's order, ``[n, n]``.
+def core_hamiltonian(mole: gto.Mole, level: KohnShamLevel) -> FloatArray:
+    """Return the one-electron Hamiltonian in PySCF's order, ``[1, n, n]``.
+
+    With ``x2c`` H0, Kx, Ky, Kz of the exact two-component one (Kutzelnigg and Liu,
+    doi:10.1080/00268970500209624; one-electron X2C), ``[4, n, n]``.
+
+    Raises:
+        HamnetError: see `check_x2c`.
+    """
+    if level.relativity == "none":
+        return np.asarray(hf.get_hcore(mole))[None]
+    check_x2c(mole, level)
+    return from_spinor(x2c.SpinOrbitalX2CHelper(mole).get_hcore())
+
+
+def check_x2c(mole: gto.Mole, level: KohnShamLevel) -> None:
+    """Check that PySCF can compute a molecule's spin-orbit coupling.
+
+    Raises:
+        HamnetError: core potentials, with which there is no X2C; another program's treatment.
+    """
+    if level.relativity != "x2c":
+        raise HamnetError(
+            f"a spin-orbit coupling of the kind '{level.relativity}' cannot be computed by PySCF"
+        )
+    if mole.has_ecp():
+        names = ", ".join(sorted(mole._ecp))
+        raise HamnetError(
+            f"x2c is for all electrons, but the basis gives {names} an effective core potential: "
+            "take a basis without, such as dyall-v2z, ano or sto-3g"
+        )
+
+
+def sap_hamiltonian(mole: gto.Mole, level: KohnShamLevel) -> FloatArray:
+    """Return core Hamiltonian + superposition of atomic potentials, PySCF's order, ``[n, n]``.
 
     Gaussian fits of the potentials (Lehtola, Visscher, Engel, doi:10.1063/5.0004046): analytic
-    integrals, so that no grid breaks the symmetry. ``level`` is not needed.
+    integrals, so that no grid breaks the symmetry. With ``x2c`` four matrices, ``[4, n, n]``.
 
     Raises:
         HamnetError: an atom has an effective core potential; the fits are for all electrons.
@@ -364,7 +408,9 @@ def sap_hamiltonian(mole: gto.Mole, level: KohnShamLevel | None = None) -> Float
     fit = {s: _sap_fit(s) for s in {mole.atom_symbol(i) for i in range(mole.natm)}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return np.asarray(hf.get_hcore(mole) + hf.make_sap(mole, fit))
+        h = core_hamiltonian(mole, level)
+        h[0] += hf.make_sap(mole, fit)
+    return h if level.relativity == "x2c" else h[0]
 
 
 @cache

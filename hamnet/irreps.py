@@ -16,6 +16,15 @@ for pseudo irreps. Of two atoms of one element take ``(h[a, b] + e h[b, a])/sqrt
 From the frame of (i, j) to that of (j, i), a mirror across the polar axis, their components take
 the sign ``e (-1)^(l+m)``, which is the *exchange* of a component. Read from features of the same
 exchange, H is the same whichever atom comes first.
+
+With spin-orbit coupling (`hamnet.spinor`) a block is H0 and an axial vector K of matrices, whose
+parts of degree k couple with that vector to degree l:
+
+    K_c[a m1, b m2] = sum_klm C(l1, l2, k)[m1, m2, q] C(k, 1, l)[q, c, m] h[a, b, k, l, m].
+
+An axial vector is even, so that the parity is (-1)^(l1+l2) as before. K is antisymmetric: on site,
+odd k where a = b; ``h_ji[b, a, k, l] = -(-1)^(l1+l2+k) h_ij[a, b, k, l]``, so that of equal atoms
+``(h[a, b] + e' h[b, a])/sqrt 2`` with ``e' = -(-1)^(k+l) e`` has the exchange e.
 """
 
 import math
@@ -67,6 +76,7 @@ class Irrep:
         l: degree.
         pseudo: parity is (-1)^(l+1) instead of (-1)^l.
         exchange: e = +1 or -1 for pairs of one element, 0 elsewhere.
+        orbital: degree k of the orbital part of K; None for H0.
     """
 
     a: int
@@ -74,6 +84,14 @@ class Irrep:
     l: int
     pseudo: bool
     exchange: int
+    orbital: int | None = None
+
+    @property
+    def partner(self) -> int:
+        """Sign of ``h[b, a]`` in the irrep of equal atoms, e or e'; 0 elsewhere."""
+        if self.orbital is None:
+            return self.exchange
+        return self.exchange * spin_orbit_sign(self.orbital, self.l)
 
 
 @dataclass(frozen=True)
@@ -118,8 +136,9 @@ class BlockIrreps:
         shape: orbitals on atoms i and j.
         irreps: all irreps, by degree and parity.
         classes: components that are read together; they fill the columns one after the other.
-        matrix: orthonormal columns, ``(n_i * n_j, n_numbers)``: ``vec(H) = matrix @ h`` with ``h``
-            in the laboratory frame, m major and irrep minor within a degree and parity.
+        matrix: orthonormal columns, ``(n_matrices * n_i * n_j, n_numbers)``: ``vec(H) = matrix @
+            h`` with ``h`` in the laboratory frame, m major and irrep minor within a degree and
+            parity.
         column_order: column of the classes -> position after rotation, ``(n_numbers,)``.
         column_sign: sign between the two, `SO2Layout.pseudo`, ``(n_numbers,)``.
         irrep_of_column: number of the irrep of each column of the classes, ``(n_numbers,)``.
@@ -144,6 +163,11 @@ class BlockIrreps:
         """Number of independent numbers of a block."""
         return int(self.matrix.shape[1])
 
+    @property
+    def n_matrices(self) -> int:
+        """Number of matrices of a block: 1, or 4 with spin-orbit coupling."""
+        return int(self.matrix.shape[0]) // (self.shape[0] * self.shape[1])
+
     def degrees(self) -> Iterator[tuple[int, bool, slice]]:
         """Yield (l, pseudo, columns in the laboratory frame) of each degree and parity."""
         start = 0
@@ -166,14 +190,36 @@ def coupling(l1: int, l2: int, l: int) -> Tensor:
     return math.sqrt(2 * l + 1) * w3j
 
 
-def block_irreps(basis: OrbitalBasis, block_type: BlockType) -> BlockIrreps:
-    """Return the irreps of a block type, their classes and the orthogonal change of basis."""
-    irreps = tuple(
-        sorted(_irreps(basis, block_type), key=lambda p: (p.l, p.pseudo, p.exchange, p.a, p.b))
-    )
+@cache
+def axial_coupling(l1: int, l2: int, k: int, l: int) -> Tensor:
+    """Return ``sum_q C(l1, l2, k)[m1, m2, q] C(k, 1, l)[q, c, m]``, ``(2l+1, 3, 2*l1+1, 2*l2+1)``.
+
+    The second axis is Kx, Ky, Kz.
+    """
+    xyz = coupling(k, 1, l)[:, [2, 0, 1]]  # m = -1, 0, 1 are y, z, x
+    return torch.einsum("abq,qcm->mcab", coupling(l1, l2, k), xyz)
+
+
+def spin_orbit_sign(k: int, l: int) -> int:
+    """Return ``-(-1)^(k+l)``, by which exchange of equal atoms differs for K and H0."""
+    return 1 if (k + l) % 2 else -1
+
+
+def block_irreps(
+    basis: OrbitalBasis, block_type: BlockType, *, spinor: bool = False
+) -> BlockIrreps:
+    """Return the irreps of a block type, their classes and the orthogonal change of basis.
+
+    Args:
+        basis: orbitals of each element.
+        block_type: the block type.
+        spinor: blocks are H0, Kx, Ky and Kz.
+    """
+    found = [*_irreps(basis, block_type), *(_spin_orbit(basis, block_type) if spinor else ())]
+    irreps = tuple(sorted(found, key=_order))
     columns = []
     for members in _by_degree(irreps).values():
-        matrices = [_matrices(basis, block_type, irreps[k]) for k in members]
+        matrices = [_matrices(basis, block_type, irreps[k], spinor) for k in members]
         columns.append(torch.stack(matrices, dim=1).flatten(2).flatten(0, 1))
     classes = _on_site_classes(irreps) if block_type.on_site else _pair_classes(irreps)
     order, sign, owner = _columns(irreps, classes, on_site=block_type.on_site)
@@ -189,42 +235,80 @@ def block_irreps(basis: OrbitalBasis, block_type: BlockType) -> BlockIrreps:
     )
 
 
-def _irreps(basis: OrbitalBasis, block_type: BlockType) -> Iterator[Irrep]:
+def _order(p: Irrep) -> tuple[int, bool, int, int, int, int]:
+    return p.l, p.pseudo, p.exchange, p.a, p.b, -1 if p.orbital is None else p.orbital
+
+
+def _shell_pairs(
+    basis: OrbitalBasis, block_type: BlockType
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """Yield shells a and b, their angular momenta, and every degree k of their product."""
     same = block_type.z_i == block_type.z_j
     for a, l1 in enumerate(basis.of(block_type.z_i)):
         for b, l2 in enumerate(basis.of(block_type.z_j)):
             if same and a > b:
                 continue  # comes with (b, a)
-            for l in range(abs(l1 - l2), l1 + l2 + 1):
-                pseudo = bool((l1 + l2 + l) % 2)
-                if not same or (block_type.on_site and a < b):
-                    yield Irrep(a, b, l, pseudo, 0)
-                elif block_type.on_site:
-                    if l % 2 == 0:
-                        yield Irrep(a, b, l, pseudo, 0)
-                else:
-                    yield Irrep(a, b, l, pseudo, 1)
-                    if a < b:
-                        yield Irrep(a, b, l, pseudo, -1)
+            for k in range(abs(l1 - l2), l1 + l2 + 1):
+                yield a, b, l1, l2, k
 
 
-def _matrices(basis: OrbitalBasis, block_type: BlockType, irrep: Irrep) -> Tensor:
-    """Return the block of each component m in the laboratory, ``(2l+1, n_i, n_j)``."""
+def _irreps(basis: OrbitalBasis, block_type: BlockType) -> Iterator[Irrep]:
+    same = block_type.z_i == block_type.z_j
+    for a, b, l1, l2, l in _shell_pairs(basis, block_type):
+        pseudo = bool((l1 + l2 + l) % 2)
+        if not same or (block_type.on_site and a < b):
+            yield Irrep(a, b, l, pseudo, 0)
+        elif block_type.on_site:
+            if l % 2 == 0:
+                yield Irrep(a, b, l, pseudo, 0)
+        else:
+            yield Irrep(a, b, l, pseudo, 1)
+            if a < b:
+                yield Irrep(a, b, l, pseudo, -1)
+
+
+def _spin_orbit(basis: OrbitalBasis, block_type: BlockType) -> Iterator[Irrep]:
+    same = block_type.z_i == block_type.z_j
+    for a, b, l1, l2, k in _shell_pairs(basis, block_type):
+        if block_type.on_site and a == b and k % 2 == 0:
+            continue  # symmetric
+        for l in range(abs(k - 1), k + 2):
+            pseudo = bool((l1 + l2 + l) % 2)
+            if not same or block_type.on_site:
+                yield Irrep(a, b, l, pseudo, 0, k)
+                continue
+            sign = spin_orbit_sign(k, l)
+            yield Irrep(a, b, l, pseudo, sign, k)
+            if a < b:
+                yield Irrep(a, b, l, pseudo, -sign, k)
+
+
+def _matrices(basis: OrbitalBasis, block_type: BlockType, irrep: Irrep, spinor: bool) -> Tensor:
+    """Return the block of each component m in the laboratory, ``(2l+1, n_matrices, n_i, n_j)``."""
     shells = basis.of(block_type.z_i), basis.of(block_type.z_j)
     first = [np.concatenate([[0], np.cumsum([2 * l + 1 for l in ls])]) for ls in shells]
+    n_matrices = 4 if spinor else 1
 
     def product(a: int, b: int) -> Tensor:
-        out = torch.zeros(2 * irrep.l + 1, first[0][-1], first[1][-1], dtype=torch.float64)
+        out = torch.zeros(
+            2 * irrep.l + 1, n_matrices, first[0][-1], first[1][-1], dtype=torch.float64
+        )
         rows, cols = slice(first[0][a], first[0][a + 1]), slice(first[1][b], first[1][b + 1])
-        out[:, rows, cols] = coupling(shells[0][a], shells[1][b], irrep.l).permute(2, 0, 1)
+        if irrep.orbital is None:
+            out[:, 0, rows, cols] = coupling(shells[0][a], shells[1][b], irrep.l).permute(2, 0, 1)
+        else:
+            out[:, 1:, rows, cols] = axial_coupling(
+                shells[0][a], shells[1][b], irrep.orbital, irrep.l
+            )
         return out
 
     direct = product(irrep.a, irrep.b)
     if irrep.a == irrep.b or block_type.z_i != block_type.z_j:
         return direct
     if block_type.on_site:
-        return (direct + direct.transpose(1, 2)) / math.sqrt(2)
-    return (direct + irrep.exchange * product(irrep.b, irrep.a)) / math.sqrt(2)
+        sign = 1 if irrep.orbital is None else -1
+        return (direct + sign * direct.transpose(2, 3)) / math.sqrt(2)
+    return (direct + irrep.partner * product(irrep.b, irrep.a)) / math.sqrt(2)
 
 
 def _by_degree(irreps: tuple[Irrep, ...]) -> dict[tuple[int, bool], list[int]]:

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from hamnet.bands import band_edges, band_energies, bands_near, half_mesh, k_mesh
-from hamnet.blocks import HamiltonianBlocks, energy_zero, entry_weights, to_dense
+from hamnet.blocks import HamiltonianBlocks, entry_weights, to_dense, without_zero
 from hamnet.data.record import Record
 from hamnet.errors import HamnetError
 from hamnet.prediction import Prediction, frontier
 from hamnet.spectrum import Spectrum, solve
+from hamnet.spinor import eigenproblem
 from hamnet.structure import FloatArray
 from hamnet.units import (
     HARTREE_TO_EV,
@@ -37,7 +38,8 @@ METRICS: Mapping[str, str] = {
     "homo_mae_mev": "error of the HOMO energy, meV",
     "lumo_mae_mev": "error of the LUMO energy, meV",
     "gap_mae_mev": "error of the HOMO-LUMO gap, meV",
-    "psi_cosine": "mean |cosine| of the occupied orbitals' coefficients, 1 is perfect",
+    "psi_cosine": "mean |cosine| of the occupied orbitals' coefficients, 1 is perfect; not defined "
+    "for spinors, which come in degenerate pairs",
     "h_loewdin_mae_uha": "mean |S^-1/2 dH S^-1/2| over all matrix elements, µHa",
     "spurious_low": "orbitals below the true LUMO that belong far above it, per molecule",
     "h_mae_mev": "crystals: mean |dH| over all matrix elements of the stored pairs, meV",
@@ -73,7 +75,8 @@ def frame_metrics(prediction: Prediction, record: Record) -> dict[str, float]:
     occupied = occupations[:, :n_mo] > 0
     homo, lumo = frontier(energies, occupations)
     overlap = to_dense(record.blocks("overlap"))
-    true = _orbitals(record, overlap)
+    matrix, metric = eigenproblem(record.blocks("hamiltonian"), record.blocks("overlap"))
+    true = solve(torch.from_numpy(matrix), torch.from_numpy(metric)[None])
     return dict.fromkeys(METRICS, float("nan")) | {
         "h_mae_uha": HARTREE_TO_UHA * h_mae(prediction.hamiltonian, record.blocks("hamiltonian")),
         "eps_occ_mae_mev": HARTREE_TO_MEV * _mean(eps[occupied]),
@@ -83,7 +86,7 @@ def frame_metrics(prediction: Prediction, record: Record) -> dict[str, float]:
         "gap_mae_mev": HARTREE_TO_MEV * abs(prediction.gap - (lumo - homo)),
         "psi_cosine": psi_cosine(prediction, record, true),
         "h_loewdin_mae_uha": HARTREE_TO_UHA * h_loewdin_mae(prediction, record, overlap),
-        "spurious_low": spurious_low(prediction, lumo, true, overlap),
+        "spurious_low": spurious_low(prediction, lumo, true, metric),
     }
 
 
@@ -95,8 +98,7 @@ def crystal_metrics(prediction: Prediction, record: Record) -> dict[str, float]:
     """
     s = record.blocks("overlap")
     mine, label = (
-        HamiltonianBlocks(s.layout, h.entries - energy_zero(h, s) * s.entries)
-        for h in (prediction.hamiltonian, record.blocks("hamiltonian"))
+        without_zero(h, s) for h in (prediction.hamiltonian, record.blocks("hamiltonian"))
     )
     error = h_mae(mine, label)
     found = {"h_mae_uha": HARTREE_TO_UHA * error, "h_mae_mev": HARTREE_TO_MEV * error}
@@ -104,7 +106,8 @@ def crystal_metrics(prediction: Prediction, record: Record) -> dict[str, float]:
         return found
     k, weights = half_mesh(k_mesh(record.structure, BAND_MESH_LENGTH))
     energies, reference = (band_energies(h, s, k) for h in (mine, label))
-    edges = [band_edges(e, k, weights, prediction.n_electrons) for e in (energies, reference)]
+    n, per_band = prediction.n_electrons, label.spin_kind.per_orbital
+    edges = [band_edges(e, k, weights, n, per_band=per_band) for e in (energies, reference)]
     errors = bands_near(energies, reference, (edges[0].fermi, edges[1].fermi), BAND_WINDOW)
     if len(errors):
         found["bands_mae_mev"] = HARTREE_TO_MEV * float(errors.mean())
@@ -121,7 +124,12 @@ def h_mae(predicted: HamiltonianBlocks, reference: HamiltonianBlocks) -> float:
 
 
 def psi_cosine(prediction: Prediction, record: Record, true: Spectrum) -> float:
-    """Return the mean of ``|c . c_ref| / (|c| |c_ref|)`` over the occupied orbitals."""
+    """Return the mean of ``|c . c_ref| / (|c| |c_ref|)`` over the occupied orbitals.
+
+    NaN for spinors: which ones of a degenerate pair are compared would be chance.
+    """
+    if prediction.hamiltonian.is_spinor:
+        return float("nan")
     cosines: list[FloatArray] = []
     for channel, reference in enumerate(true.coefficients.numpy()):
         n = int((record.occupations[channel] > 0).sum())
@@ -156,7 +164,7 @@ def spurious_low(prediction: Prediction, lumo: float, true: Spectrum, overlap: F
         prediction: the predicted orbitals.
         lumo: true LUMO, Hartree.
         true: the true orbitals.
-        overlap: S, ``[n, n]``.
+        overlap: S, ``[n, n]``; of spinors ``S (x) 1``.
     """
     if not np.isfinite(lumo):
         return float("nan")
@@ -164,16 +172,10 @@ def spurious_low(prediction: Prediction, lumo: float, true: Spectrum, overlap: F
     for channel, energies in enumerate(true.energies.numpy()):
         low = prediction.orbital_energies[channel] < lumo - SPURIOUS_DEPTH_MEV / HARTREE_TO_MEV
         high = energies > lumo + SPURIOUS_REACH_EV / HARTREE_TO_EV
-        misplaced = true.coefficients[channel].numpy()[:, high].T @ overlap
-        share = np.square(misplaced @ prediction.coefficients[channel][:, low]).sum(axis=0)
+        misplaced = true.coefficients[channel].numpy()[:, high].conj().T @ overlap
+        share = (np.abs(misplaced @ prediction.coefficients[channel][:, low]) ** 2).sum(axis=0)
         count += int((share > 0.5).sum())
     return float(count)
-
-
-def _orbitals(record: Record, overlap: FloatArray) -> Spectrum:
-    """Return the orbitals of a label, ``[n_spin, ...]``."""
-    hamiltonian = torch.from_numpy(to_dense(record.blocks("hamiltonian")))
-    return solve(hamiltonian, torch.from_numpy(overlap).expand_as(hamiltonian))
 
 
 def summarise(frames: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -4,18 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hamnet import properties
 from hamnet.basis import OrbitalBasis, from_hamnet_order
-from hamnet.blocks import HamiltonianBlocks, PairLayout, to_dense
+from hamnet.blocks import HamiltonianBlocks, PairLayout, SpinKind, to_dense
 from hamnet.errors import HamnetError
 from hamnet.integrals import KohnShamLevel, energy_of_density, nuclear_charges
 from hamnet.interop.cube import MARGIN, SPACING, save_cube
 from hamnet.interop.molden import save_molden
 from hamnet.interop.npz import save_npz
 from hamnet.registry import look_up
+from hamnet.spinor import refuse_spinors, symmetrised
 from hamnet.structure import FloatArray, IntArray, Structure
 from hamnet.units import HARTREE_TO_EV
 
@@ -28,18 +31,21 @@ DOS_BELOW_EV, DOS_ABOVE_EV, DOS_STEP_EV = 25.0, 10.0, 0.05
 class Prediction:
     """The Hamiltonian of one structure and what follows from it; Hartree, hamnet's orbital order.
 
-    The spin axis has one channel for a closed shell and two (alpha, beta) for an open one. Orbitals
-    are fewer than basis functions where the overlap was linearly dependent. Crystals have H and S
-    only; their bands are another step (`hamnet.bands`).
+    The spin axis has one channel for a closed shell and two (alpha, beta) for an open one. With
+    spin-orbit coupling H has four matrices (`hamnet.spinor`), and orbitals are complex spinors of
+    one channel, each of one electron: rows of the coefficients are all orbitals with spin up, then
+    with spin down. Orbitals are fewer than basis functions where the overlap was linearly
+    dependent. Crystals have H and S only; their bands are another step (`hamnet.bands`).
 
     Attributes:
         structure: the geometry, charge and spin that was asked for.
         basis: the basis of the matrices.
-        hamiltonian: H, entries ``[n_spin, n_entries]``.
+        hamiltonian: H, entries ``[n_spin, n_entries]``; see `hamnet.blocks.SpinKind`.
         overlap: S, entries ``[n_entries]``; computed, not predicted.
-        orbital_energies: Hartree, ascending, shape ``[n_spin, n_mo]``.
-        coefficients: orbitals as columns, normalised in S, shape ``[n_spin, n_ao, n_mo]``.
-        occupations: electrons per orbital, shape ``[n_spin, n_mo]``.
+        orbital_energies: Hartree, ascending, shape ``[n_channels, n_mo]``.
+        coefficients: orbitals as columns, normalised in S, shape ``[n_channels, n_ao, n_mo]``, of
+            spinors ``[1, 2 n_ao, n_mo]``.
+        occupations: electrons per orbital, shape ``[n_channels, n_mo]``.
         warnings: what the user should know about this frame, one sentence each.
         level: level of theory that the model learnt; `total_energy` needs it.
         uncertainty: standard deviations of ``homo``, ``lumo``, ``gap`` and ``h`` (root mean square
@@ -55,7 +61,7 @@ class Prediction:
     hamiltonian: HamiltonianBlocks
     overlap: HamiltonianBlocks
     orbital_energies: FloatArray
-    coefficients: FloatArray
+    coefficients: NDArray[Any]
     occupations: FloatArray
     warnings: tuple[str, ...] = ()
     level: KohnShamLevel | None = None
@@ -63,23 +69,26 @@ class Prediction:
     n_electrons: int | None = None
 
     def __post_init__(self) -> None:
-        n_spin, n_mo = self.orbital_energies.shape
+        n_spin, n_mo = self.hamiltonian.spin_kind, self.orbital_energies.shape[1]
+        n_channels = n_spin.n_channels
         expected = {
-            "hamiltonian.entries": (n_spin, int(self.layout.boundaries[-1])),
+            "hamiltonian.entries": (int(n_spin), int(self.layout.boundaries[-1])),
             "overlap.entries": (int(self.layout.boundaries[-1]),),
-            "coefficients": (n_spin, self.layout.n_orbitals, n_mo),
-            "occupations": (n_spin, n_mo),
+            "orbital_energies": (n_channels, n_mo),
+            "coefficients": (n_channels, self.n_functions, n_mo),
+            "occupations": (n_channels, n_mo),
         }
         given = {
             "hamiltonian.entries": self.hamiltonian.entries.shape,
             "overlap.entries": self.overlap.entries.shape,
+            "orbital_energies": self.orbital_energies.shape,
             "coefficients": self.coefficients.shape,
             "occupations": self.occupations.shape,
         }
         for name, shape in expected.items():
             if given[name] != shape:
                 raise HamnetError(
-                    f"{name} must have shape {shape} (n_spin={n_spin}, n_mo={n_mo}), "
+                    f"{name} must have shape {shape} (n_spin={int(n_spin)}, n_mo={n_mo}), "
                     f"got {given[name]}"
                 )
 
@@ -89,11 +98,16 @@ class Prediction:
         return self.hamiltonian.layout
 
     @property
+    def n_functions(self) -> int:
+        """Rows of the coefficients: orbitals of the basis, of spinors those of both spins."""
+        return self.hamiltonian.spin_kind.n_components * self.layout.n_orbitals
+
+    @property
     def n_dropped(self) -> int:
         """Directions that were projected out of a linearly dependent basis."""
         if self.structure.is_periodic:
             return 0
-        return self.layout.n_orbitals - int(self.orbital_energies.shape[1])
+        return self.n_functions - int(self.orbital_energies.shape[1])
 
     @property
     def homo(self) -> float:
@@ -115,6 +129,7 @@ class Prediction:
 
         Args:
             name: ``hamiltonian`` or ``density``, ``[n_spin, n, n]``, or ``overlap``, ``[n, n]``.
+                With spin-orbit coupling the Hamiltonian is H0, Kx, Ky and Kz (`hamnet.spinor`).
             order: a key of `hamnet.basis.AO_ORDERS`, such as ``pyscf``.
 
         Raises:
@@ -127,7 +142,9 @@ class Prediction:
 
     @cached_property
     def density_matrix(self) -> FloatArray:
-        """``P = C n C^T`` of each spin channel, hamnet's order, ``[n_spin, n, n]``.
+        """``P = C n C^T`` of each spin channel, hamnet's order, ``[n_channels, n, n]``.
+
+        Of spinors the sum over both spins, whose density of spin vanishes by time reversal.
 
         Raises:
             HamnetError: a crystal.
@@ -137,7 +154,10 @@ class Prediction:
                 "the prediction of a crystal is H and S, without orbitals and a density; see "
                 "hamnet.bands"
             )
-        return properties.density_matrix(self.coefficients, self.occupations)
+        density = properties.density_matrix(self.coefficients, self.occupations)
+        if self.hamiltonian.is_spinor:
+            density = 2 * symmetrised(density)[:, 0]
+        return density
 
     @property
     def charges(self) -> FloatArray:
@@ -151,12 +171,22 @@ class Prediction:
 
     @property
     def bond_orders(self) -> FloatArray:
-        """Mayer's bond orders, ``[N, N]``."""
+        """Mayer's bond orders, ``[N, N]``.
+
+        Raises:
+            HamnetError: spinors.
+        """
+        refuse_spinors(self.hamiltonian, "bond orders")
         return properties.mayer_bond_orders(*self._density)
 
     @property
     def wiberg_bond_orders(self) -> FloatArray:
-        """Wiberg's bond orders in Loewdin's basis, ``[N, N]``."""
+        """Wiberg's bond orders in Loewdin's basis, ``[N, N]``.
+
+        Raises:
+            HamnetError: spinors.
+        """
+        refuse_spinors(self.hamiltonian, "bond orders")
         return properties.wiberg_bond_orders(*self._density)
 
     @property
@@ -178,7 +208,8 @@ class Prediction:
             low, high = np.nanmin(levels) - DOS_BELOW_EV, np.nanmax(levels) + DOS_ABOVE_EV
             energies_ev = np.arange(low, high, DOS_STEP_EV)
         levels = HARTREE_TO_EV * self.orbital_energies
-        return energies_ev, properties.density_of_states(levels, energies_ev, width_ev)
+        per_orbital = self.hamiltonian.spin_kind.per_orbital
+        return energies_ev, properties.density_of_states(levels, energies_ev, width_ev, per_orbital)
 
     def total_energy(self) -> float:
         """Return the Kohn-Sham energy of the predicted density, Hartree: one Fock build by PySCF.
@@ -187,8 +218,9 @@ class Prediction:
         noise of the quadrature grid.
 
         Raises:
-            HamnetError: the level of theory is not known.
+            HamnetError: the level of theory is not known; spinors.
         """
+        refuse_spinors(self.hamiltonian, "total energies of a density")
         if self.level is None:
             raise HamnetError(
                 "this prediction does not say at which level of theory its energy is to be "
@@ -233,14 +265,19 @@ def frontier(orbital_energies: FloatArray, occupations: FloatArray) -> tuple[flo
     )
 
 
-def aufbau(orbital_energies: FloatArray, n_electrons: int, spin: int = 0) -> FloatArray:
+def aufbau(
+    orbital_energies: FloatArray,
+    n_electrons: int,
+    spin: int = 0,
+    kind: SpinKind | None = None,
+) -> FloatArray:
     """Fill orbitals from below.
 
     Args:
-        orbital_energies: ascending in each channel, shape ``[n_spin, n_mo]``; one channel holds two
-            electrons per orbital, two channels hold one.
+        orbital_energies: ascending in each channel, shape ``[n_channels, n_mo]``.
         n_electrons: electrons to place (without those of an effective core potential).
         spin: N(alpha) - N(beta); 0 where there is one channel.
+        kind: how spin is treated; by default one channel holds two electrons per orbital.
 
     Returns:
         Electrons per orbital, same shape.
@@ -253,10 +290,12 @@ def aufbau(orbital_energies: FloatArray, n_electrons: int, spin: int = 0) -> Flo
         raise HamnetError(
             f"{n_electrons} electrons cannot have {spin} unpaired ones in {n_spin} spin channel(s)"
         )
+    kind = SpinKind(n_spin) if kind is None else kind
     filled = [(n_electrons + spin) // 2, (n_electrons - spin) // 2][:n_spin]
+    filled = [kind.n_components * n for n in filled]  # a pair of spinors
     if min(filled) < 0 or max(filled) > n_mo:
         raise HamnetError(f"{n_electrons} electrons (spin {spin}) do not fit into {n_mo} orbitals")
     occupations = np.zeros((n_spin, n_mo))
     for channel, n in enumerate(filled):
-        occupations[channel, :n] = 2.0 if n_spin == 1 else 1.0
+        occupations[channel, :n] = kind.per_orbital
     return occupations

@@ -4,7 +4,10 @@ Density matrices are ``[n_spin, n, n]``: one channel that counts both spins, or 
 Charges and bond orders hold in any orbital order in which the orbitals of an atom are neighbours.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from hamnet.basis import OrbitalBasis
 from hamnet.integrals import dipole_integrals, nuclear_charges
@@ -12,14 +15,15 @@ from hamnet.structure import FloatArray, IntArray, Structure
 from hamnet.units import AU_TO_DEBYE, BOHR_TO_ANGSTROM
 
 
-def density_matrix(coefficients: FloatArray, occupations: FloatArray) -> FloatArray:
-    """Return ``P = C n C^T`` of each spin channel, ``[n_spin, n, n]``.
+def density_matrix(coefficients: NDArray[Any], occupations: FloatArray) -> NDArray[Any]:
+    """Return ``P = C n C^dagger`` of each spin channel, ``[n_spin, n, n]``.
 
     Args:
         coefficients: orbitals as columns, ``[n_spin, n, n_mo]``.
         occupations: electrons per orbital, ``[n_spin, n_mo]``.
     """
-    return np.asarray((coefficients * occupations[:, None]) @ coefficients.transpose(0, 2, 1))
+    bras = coefficients.conj().transpose(0, 2, 1)
+    return np.asarray((coefficients * occupations[:, None]) @ bras)
 
 
 def mulliken_charges(
@@ -96,18 +100,23 @@ def dipole_moment(density: FloatArray, structure: Structure, basis: OrbitalBasis
 
 
 def density_of_states(
-    orbital_energies: FloatArray, energies: FloatArray, width: float
+    orbital_energies: FloatArray,
+    energies: FloatArray,
+    width: float,
+    per_orbital: int | None = None,
 ) -> FloatArray:
     """Return the density of states with a Gaussian on every orbital, per unit of energy.
 
-    Its integral counts two electrons for an orbital of a closed shell, one in a spin channel.
+    Its integral counts the electrons that orbitals can hold.
 
     Args:
         orbital_energies: ``[n_spin, n_mo]``, in any unit.
         energies: where to evaluate, ``[n]``, the same unit.
         width: standard deviation of the Gaussians, the same unit.
+        per_orbital: electrons of an orbital; by default two of a closed shell (one channel), one
+            of two channels.
     """
-    weight = 2.0 / len(orbital_energies)
+    weight = 2.0 / len(orbital_energies) if per_orbital is None else float(per_orbital)
     distance = (energies[:, None] - orbital_energies.ravel()) / width  # (n, n_spin * n_mo)
     return np.asarray(
         weight * np.exp(-(distance**2) / 2).sum(axis=1) / (width * np.sqrt(2 * np.pi))

@@ -9,7 +9,7 @@ are those of float64.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import scipy.linalg
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from hamnet.basis import OrbitalBasis
-from hamnet.blocks import HamiltonianBlocks, molecule_layout, to_dense, to_k
+from hamnet.blocks import HamiltonianBlocks, SpinKind, molecule_layout, to_dense, to_k
 from hamnet.data.level import LevelOfTheory
 from hamnet.data.samples import Sample, batch_samples, make_sample
 from hamnet.integrals import basis_for
@@ -26,6 +26,7 @@ from hamnet.models import HamiltonianModel
 from hamnet.models.config import ModelConfig
 from hamnet.models.metadata import Metadata
 from hamnet.so3.rotation import real_harmonics
+from hamnet.spinor import to_spinor, turned
 from hamnet.structure import FloatArray, IntArray, Structure, symbol
 
 TOLERANCE = 1e-10
@@ -52,6 +53,10 @@ class EntriesModel(Protocol):
     @property
     def cutoffs(self) -> tuple[float, float]:
         """Message and pair cutoff, Angstrom."""
+
+    @property
+    def spin_kind(self) -> SpinKind:
+        """Whether H has one matrix, or the four of spin-orbit coupling."""
 
     def __call__(self, sample: Sample) -> torch.Tensor:
         """Return the entries of all matrices of a batch, ``(n_entries,)``."""
@@ -81,7 +86,12 @@ def rotate_orbitals(basis: OrbitalBasis, numbers: IntArray, rotation: FloatArray
 
 
 def random_model(
-    basis: str, elements: Sequence[int], *, pseudo: str = "", **settings: Any
+    basis: str,
+    elements: Sequence[int],
+    *,
+    pseudo: str = "",
+    relativity: Literal["none", "x2c", "spin-orbit"] = "none",
+    **settings: Any,
 ) -> HamiltonianModel:
     """Return a small float64 model in which no weight, shift or gain is zero.
 
@@ -89,6 +99,7 @@ def random_model(
         basis: name of a basis set.
         elements: atomic numbers that the model knows.
         pseudo: pseudopotentials; with them the model is one of crystals.
+        relativity: with spin-orbit coupling H has four matrices (`hamnet.spinor`).
         settings: of `hamnet.models.config.ModelConfig`.
     """
     atoms = sorted(elements)
@@ -100,7 +111,7 @@ def random_model(
         basis=(
             crystal_basis(atoms, basis, pseudo) if pseudo else basis_for(far_apart, basis)
         ).to_dict(),
-        level=LevelOfTheory(xc="pbe", basis=basis, pseudo=pseudo),
+        level=LevelOfTheory(xc="pbe", basis=basis, pseudo=pseudo, relativity=relativity),
         periodic=bool(pseudo),
         pairs=tuple(names),
         n_neighbours=3.0,
@@ -123,18 +134,29 @@ def random_model(
 
 
 def predict_blocks(model: EntriesModel, structure: Structure) -> HamiltonianBlocks:
-    """Return what the model gives for one structure, without H0."""
+    """Return what the model gives for one structure, without H0: one matrix, or four."""
     offsets = model.basis.atom_offsets(structure.numbers)
     layout = None if structure.is_periodic else molecule_layout(offsets)
-    sample = make_sample(structure, layout, model.basis, model.cutoffs)
+    sample = make_sample(structure, layout, model.basis, model.cutoffs, spin_kind=model.spin_kind)
     with torch.no_grad():
-        return HamiltonianBlocks(sample.layouts[0], model(sample).numpy())
+        entries = model(sample).numpy()
+    if model.spin_kind is SpinKind.SPINOR:
+        entries = entries.reshape(SpinKind.SPINOR, -1)
+    return HamiltonianBlocks(sample.layouts[0], entries)
 
 
 def predict_matrix(model: EntriesModel, structure: Structure) -> NDArray[Any]:
-    """Return `predict_blocks` as a dense matrix ``[n, n]``; of a crystal, H(k) at some k."""
+    """Return `predict_blocks` as a dense matrix ``[n, n]``; of a crystal, H(k) at some k.
+
+    With spin-orbit coupling the four matrices, ``[4, n, n]``.
+    """
     blocks = predict_blocks(model, structure)
     return to_k(blocks, SOME_K * structure.pbc) if structure.is_periodic else to_dense(blocks)
+
+
+def whole(matrix: NDArray[Any]) -> NDArray[Any]:
+    """Return the Hermitian matrix of which `predict_matrix` gives one matrix, or four."""
+    return to_spinor(matrix) if matrix.ndim == 3 else matrix
 
 
 def moved(structure: Structure, positions: FloatArray) -> Structure:
@@ -148,11 +170,12 @@ def check_rotation(
     """``H(R x) = D H(x) D^T`` for a rotation, or for a rotation with inversion."""
     rotation = random_rotation(np.random.default_rng(seed), improper=improper)
     d = rotate_orbitals(model.basis, structure.numbers, rotation)
-    expected = d @ predict_matrix(model, structure) @ d.T
-    turned = replace(
+    expected = predict_matrix(model, structure)
+    expected = turned(expected, d, rotation) if expected.ndim == 3 else d @ expected @ d.T
+    after = replace(
         structure, positions=structure.positions @ rotation.T, cell=structure.cell @ rotation.T
     )
-    found = predict_matrix(model, turned)
+    found = predict_matrix(model, after)
     _same(found, expected, "improper rotation" if improper else "rotation")
 
 
@@ -180,12 +203,12 @@ def _check_order(model: EntriesModel, structure: Structure, order: IntArray) -> 
         structure, numbers=structure.numbers[order], positions=structure.positions[order]
     )
     found = predict_matrix(model, permuted)
-    _same(found, predict_matrix(model, structure)[np.ix_(rows, rows)], "permutation")
+    _same(found, predict_matrix(model, structure)[..., rows[:, None], rows], "permutation")
 
 
 def check_hermitian(model: EntriesModel, structure: Structure) -> None:
     """``H = H^dagger``, exactly: canonical blocks leave nothing to average."""
-    matrix = predict_matrix(model, structure)
+    matrix = whole(predict_matrix(model, structure))
     tolerance = 1e-15 if structure.is_periodic else 0.0  # the order of sums over cell shifts
     _same(matrix, matrix.conj().T, "Hermiticity", tolerance)
 
@@ -195,7 +218,9 @@ def check_batch(model: EntriesModel, structures: Sequence[Structure]) -> None:
     samples = []
     for structure in structures:
         layout = predict_blocks(model, structure).layout
-        samples.append(make_sample(structure, layout, model.basis, model.cutoffs))
+        samples.append(
+            make_sample(structure, layout, model.basis, model.cutoffs, spin_kind=model.spin_kind)
+        )
     with torch.no_grad():
         batch = model(batch_samples(samples)).numpy()
         singles = np.concatenate([model(sample).numpy() for sample in samples])
@@ -226,10 +251,10 @@ def check_supercell(
         positions=np.concatenate([structure.positions + c @ structure.cell for c in cells]),
         cell=structure.cell * np.array(repeat)[:, None],
     )
-    found = np.linalg.eigvalsh(predict_matrix(model, large))
+    found = np.linalg.eigvalsh(whole(predict_matrix(model, large)))
     small = predict_blocks(model, structure)
     points = (SOME_K * structure.pbc + cells) / np.array(repeat)
-    folded = np.concatenate([np.linalg.eigvalsh(to_k(small, k)) for k in points])
+    folded = np.concatenate([np.linalg.eigvalsh(whole(to_k(small, k))) for k in points])
     _same(found, np.sort(folded), "supercell = primitive cell")
 
 

@@ -23,27 +23,48 @@ TYPES = [
 ]
 
 
-def random_block(t, rng):
+SPINORS = pytest.mark.parametrize("spinor", [False, True], ids=["", "spin-orbit"])
+TRANSPOSE = np.array([1.0, -1.0, -1.0, -1.0])[:, None, None]
+
+
+def random_block(t, rng, spinor=False):
+    """H0 or, with spin-orbit coupling, H0, Kx, Ky and Kz."""
     shape = BASIS.n_orbitals(t.z_i), BASIS.n_orbitals(t.z_j)
-    block = rng.normal(size=shape)
-    return block + block.T if t.on_site else block
+    block = rng.normal(size=(4, *shape) if spinor else shape)
+    return block + transposed(block) if t.on_site else block
+
+
+def transposed(block):
+    """The block of (j, i)."""
+    return TRANSPOSE * block.transpose(0, 2, 1) if block.ndim == 3 else block.T
+
+
+def turn(t, block, rotation):
+    d_i = rotate_orbitals(BASIS, np.array([t.z_i]), rotation)
+    d_j = rotate_orbitals(BASIS, np.array([t.z_j]), rotation)
+    block = d_i @ block @ d_j.T
+    if block.ndim == 3:
+        block[1:] = np.linalg.det(rotation) * np.einsum("ab,bij->aij", rotation, block[1:])
+    return block
 
 
 def irreps_of(t, block):
-    table = block_irreps(BASIS, t)
+    table = block_irreps(BASIS, t, spinor=block.ndim == 3)
     return table, table.matrix.T @ torch.from_numpy(block).flatten()
 
 
+@SPINORS
 @pytest.mark.parametrize("t", TYPES, ids=lambda t: t.key + ("" if t.on_site else " pair"))
-def test_round_trip_and_norm(t, rng):
-    block = random_block(t, rng)
+def test_round_trip_and_norm(t, spinor, rng):
+    block = random_block(t, rng, spinor)
     table, h = irreps_of(t, block)
-    back = (table.matrix @ h).reshape(table.shape).numpy()
+    back = (table.matrix @ h).reshape(block.shape).numpy()
     assert np.abs(back - block).max() < 1e-13
     assert np.isclose(float(h.norm()), np.linalg.norm(block), rtol=1e-13)
-    n = BASIS.n_orbitals(t.z_i) * BASIS.n_orbitals(t.z_j)
-    independent = BASIS.n_orbitals(t.z_i) * (BASIS.n_orbitals(t.z_i) + 1) // 2
+    n, one = block.size, BASIS.n_orbitals(t.z_i)
+    independent = one * (one + 1) // 2 + (3 * one * (one - 1) // 2 if spinor else 0)
     assert table.n_numbers == (independent if t.on_site else n)
+    assert table.n_matrices == (4 if spinor else 1)
 
 
 def laboratory(table, h):
@@ -52,15 +73,14 @@ def laboratory(table, h):
         yield l, pseudo, h[columns].unflatten(0, (2 * l + 1, -1))
 
 
+@SPINORS
 @pytest.mark.parametrize("improper", [False, True])
 @pytest.mark.parametrize("t", TYPES, ids=lambda t: t.key + ("" if t.on_site else " pair"))
-def test_irreps_rotate_by_their_degree_and_parity(t, improper, rng):
+def test_irreps_rotate_by_their_degree_and_parity(t, improper, spinor, rng):
     rotation = random_rotation(rng, improper=improper)
-    d_i = rotate_orbitals(BASIS, np.array([t.z_i]), rotation)
-    d_j = rotate_orbitals(BASIS, np.array([t.z_j]), rotation)
-    block = random_block(t, rng)
+    block = random_block(t, rng, spinor)
     table, h = irreps_of(t, block)
-    _, rotated = irreps_of(t, d_i @ block @ d_j.T)
+    _, rotated = irreps_of(t, turn(t, block, rotation))
     for (l, pseudo, before), (_, _, after) in zip(
         laboratory(table, h), laboratory(table, rotated), strict=True
     ):
@@ -74,25 +94,24 @@ PAIRS = [t for t in TYPES if not t.on_site]
 
 def in_frame(t, block, direction):
     table, h = irreps_of(t, block)
-    rotations = EdgeFrame(6)(torch.from_numpy(direction)[None])
+    rotations = EdgeFrame(7)(torch.from_numpy(direction)[None])
     y = into_frame(table, h[None], rotations)
     back = out_of_frame(table, y, rotations)
     assert torch.allclose(back[0], h, atol=1e-13)
     return table, y[0]
 
 
+@SPINORS
 @pytest.mark.parametrize("improper", [False, True])
 @pytest.mark.parametrize("t", PAIRS, ids=lambda t: t.key)
-def test_in_the_frame_only_a_turn_about_the_pair_is_left(t, improper, rng):
+def test_in_the_frame_only_a_turn_about_the_pair_is_left(t, improper, spinor, rng):
     """m = 0 is invariant (odd ones up to the mirror); so is the length of the two rows of m > 0."""
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
     rotation = random_rotation(rng, improper=improper)
-    block = random_block(t, rng)
-    d_i = rotate_orbitals(BASIS, np.array([t.z_i]), rotation)
-    d_j = rotate_orbitals(BASIS, np.array([t.z_j]), rotation)
+    block = random_block(t, rng, spinor)
     table, one = in_frame(t, block, direction)
-    _, two = in_frame(t, d_i @ block @ d_j.T, rotation @ direction)
+    _, two = in_frame(t, turn(t, block, rotation), rotation @ direction)
     for c in table.classes:
         before, after = (y[c.columns].view(c.n_components, -1) for y in (one, two))
         if c.order == 0:
@@ -104,17 +123,18 @@ def test_in_the_frame_only_a_turn_about_the_pair_is_left(t, improper, rng):
             assert torch.allclose(after.T @ after, before.T @ before, atol=1e-11)
 
 
+@SPINORS
 @pytest.mark.parametrize("t", [BlockType.pair((1, 1)), BlockType.pair((6, 6))], ids=["H", "C"])
-def test_exchange_of_equal_atoms(t, rng):
+def test_exchange_of_equal_atoms(t, spinor, rng):
     """From the frame of (i, j) to that of (j, i) components take the sign of their class."""
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    block = random_block(t, rng)
+    block = random_block(t, rng, spinor)
     table, one = in_frame(t, block, direction)
-    _, h = irreps_of(t, block.T)
+    _, h = irreps_of(t, transposed(block))
     mirrored = [
         d * torch.tensor([(-1.0) ** (l + m) for m in range(-l, l + 1)]).double()[:, None]
-        for l, d in enumerate(EdgeFrame(6)(torch.from_numpy(direction)[None]))
+        for l, d in enumerate(EdgeFrame(7)(torch.from_numpy(direction)[None]))
     ]
     parity = torch.tensor([1 - 2 * table.irreps[k].pseudo for k in table.irrep_of_column])
     two = into_frame(table, h[None], mirrored)[0] * parity

@@ -49,6 +49,7 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
         "records": f"{summary['records']} ({summary['bytes'] / 1e6:.1f} MB)",
         "level of theory": f"{level['xc']}/{level['basis']}, grid {level['grid_level']}, "
         f"{level['program']} {level['pyscf_version']}".rstrip(),
+        "relativity": level["relativity"],
         "functional": ", ".join(f"libxc {i} x {w:g}" for i, w in level["xc_components"]),
         "elements": " ".join(summary["elements"]),
         "molecules": _molecules(summary["formulas"]),

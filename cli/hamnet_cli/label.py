@@ -42,6 +42,9 @@ def label(
     xc: Annotated[str | None, typer.Option(help="Functional, as PySCF calls it.")] = None,
     basis: Annotated[str | None, typer.Option(help="Basis set, as PySCF calls it.")] = None,
     tight: Annotated[bool, typer.Option("--tight", help="Finer grid: level 4, not 3.")] = False,
+    relativity: Annotated[
+        str, typer.Option(help="none, or x2c: two-component, with spin-orbit coupling.")
+    ] = "none",
     reference: Reference = "minao,sap",
     charge: Charge = None,
     spin: Spin = None,
@@ -97,10 +100,11 @@ def label(
         )
         try:
             if recipe is not None:
-                _refuse_with_recipe(structures, xc, basis, tight, stability, charge, spin)
+                other = None if relativity == "none" else relativity
+                _refuse_with_recipe(structures, xc, basis, tight, stability, charge, spin, other)
                 report = _label_recipe(recipe, out, sampling, gpu, options)
             else:
-                level = _level(xc, basis, tight, stability, gpu)
+                level = _level(xc, basis, tight, stability, gpu, relativity)
                 if structures is None:
                     raise HamnetError(
                         "nothing to label: give a structure file, or a recipe with --recipe"
@@ -149,13 +153,15 @@ def _refuse_with_recipe(structures: Path | None, *others: Any) -> None:
 
 
 def _level(
-    xc: str | None, basis: str | None, tight: bool, stability: bool, gpu: bool
+    xc: str | None, basis: str | None, tight: bool, stability: bool, gpu: bool, relativity: str
 ) -> "LevelOfTheory":
     from hamnet.data.level import TIGHT_GRID_LEVEL, LevelOfTheory
+    from hamnet.registry import look_up
 
     if not xc or not basis:
         raise HamnetError("give the level of theory, for instance '--xc pbe --basis def2-svp'")
     chosen: dict[str, Any] = {"grid_level": TIGHT_GRID_LEVEL} if tight else {}
+    chosen["relativity"] = look_up("relativity", relativity, {"none": "none", "x2c": "x2c"})
     program = "gpu4pyscf" if gpu else "pyscf"
     return LevelOfTheory(xc=xc, basis=basis, stability=stability, program=program, **chosen)
 

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from scipy.special import sph_harm_y
 
 from hamnet.basis import AO_ORDERS, OrbitalBasis, ao_order
-from hamnet.blocks import HamiltonianBlocks, PairLayout, to_k
+from hamnet.blocks import SPINOR_PARTNER, HamiltonianBlocks, PairLayout, SpinKind, to_k
 from hamnet.data.failure import Failure
 from hamnet.data.level import LevelOfTheory, record_id
 from hamnet.data.record import Record
 from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
+from hamnet.spinor import from_spinor
 from hamnet.structure import FloatArray, IntArray, Structure, symbol
 from hamnet.units import MIN_DISTANCE_FRACTION
 from hamnet_datasets.dense import ImportOptions
@@ -38,6 +39,8 @@ _FAR, _BONDED = 1.6, 0.4
 the largest element is 0.41 (Al, gth-dzvp-molopt-sr) to 0.70 (O-H) in the bases tried."""
 _LONG_ANYWAY = frozenset({1, 2, 10, 18, 36, 54, 86})
 """Rare gases overlap by up to 0.5 in diffuse bases, and stretched hydrogen too."""
+_TIME_REVERSAL = 1e-5
+"""Hartree; what other programs' spinful blocks may lack of time-reversal symmetry."""
 _HERMITIAN = 1e-4
 """Hartree (and the same for S): the two directions of a pair may differ by the file's precision."""
 
@@ -70,8 +73,38 @@ def real_block(values: NDArray[Any]) -> FloatArray:
         HamnetError: it is complex.
     """
     if np.iscomplexobj(values):
-        raise HamnetError("complex blocks: hamnet has no spinors yet")
+        raise HamnetError("complex blocks in a file that does not say that it is spinful")
     return np.asarray(values, dtype=float)
+
+
+def spin_blocks(
+    blocks: Mapping[Block, NDArray[Any]], unit: float, sizes: IntArray | None = None
+) -> dict[Block, FloatArray]:
+    """Return the blocks of H in Hartree, ``[n_spin, n_i, n_j]``.
+
+    Args:
+        blocks: of a file, ``[n_i, n_j]``; spinful ones are ``[[uu, ud], [du, dd]]``.
+        unit: of the file, in Hartree.
+        sizes: orbitals of each atom, of a spinful H; None: H has no spin-orbit coupling.
+
+    Raises:
+        HamnetError: complex blocks that are not spinful; blocks that time reversal changes.
+    """
+    if sizes is None:
+        return {key: unit * real_block(values)[None] for key, values in blocks.items()}
+    found = {}
+    for key, values in blocks.items():
+        expected = (2 * int(sizes[key[3]]), 2 * int(sizes[key[4]]))
+        if values.shape != expected:
+            raise HamnetError(
+                f"block {key} of H has shape {values.shape}, but spinful blocks of these shells "
+                f"have {expected}"
+            )
+        try:
+            found[key] = from_spinor(unit * np.asarray(values, np.complex128), _TIME_REVERSAL)
+        except HamnetError as error:
+            raise HamnetError(f"block {key}: {error}") from None
+    return found
 
 
 def import_blocks(
@@ -142,7 +175,7 @@ def to_record(frame: BlockFrame, level: LevelOfTheory, order: str) -> tuple[Reco
     permute = _reorder(layout, basis, structure.numbers, order)
     blocks = HamiltonianBlocks(layout, permute(s[0]))
     check_overlap(blocks, basis, structure, order)
-    none = np.zeros((n_spin, 0))
+    none = np.zeros((SpinKind(n_spin).n_channels, 0))
     record = Record(
         id=record_id(structure, level),
         structure=structure,
@@ -183,12 +216,13 @@ def _entries(
 ) -> FloatArray:
     """Return flat entries ``[n_spin, n_entries]``; pairs that the file does not have are zero."""
     boundaries = layout.boundaries
+    sign = SPINOR_PARTNER[:, None, None] if n_spin == SpinKind.SPINOR else 1.0
     entries = np.zeros((n_spin, int(boundaries[-1])))
     for k, (pair, shape) in enumerate(zip(layout.atom_pairs.tolist(), layout.shapes, strict=True)):
         key = (pair[0], pair[1], pair[2], pair[3], pair[4])
         mine, other = blocks.get(key), blocks.get(_partner(key))
         if other is not None:
-            other = np.swapaxes(other, -1, -2)
+            other = sign * np.swapaxes(other, -1, -2)
         if mine is None and other is None:
             continue
         block = other if mine is None else mine

@@ -5,6 +5,8 @@ Legacy, a folder per structure: ``lat.dat`` and ``site_positions.dat`` with vect
 with a dataset ``[R1, R2, R3, i, j]`` per pair, atoms counted from 1, OpenMX's orbital order. New:
 ``POSCAR``, ``info.json`` with ``elements_orbital_map``, ``hamiltonian.h5`` and ``overlap.h5``
 with ``atom_pairs`` (from 0), ``chunk_boundaries``, ``chunk_shapes`` and ``entries``; m = -l..l.
+With spin-orbit coupling (``isspinful``, ``spinful`` in ``info.json``) blocks of H are complex,
+``[[uu, ud], [du, dd]]``, and those of S as before.
 """
 
 import json
@@ -15,17 +17,25 @@ from typing import Any
 import ase.io
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
-from hamnet.blocks import HamiltonianBlocks
+from hamnet.blocks import HamiltonianBlocks, SpinKind
 from hamnet.data.failure import Failure
 from hamnet.data.level import LevelOfTheory
 from hamnet.data.record import Record
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.interop.ase import from_atoms, to_atoms
-from hamnet.structure import FloatArray, Structure, atomic_number, symbol
+from hamnet.spinor import to_spinor
+from hamnet.structure import FloatArray, IntArray, Structure, atomic_number, symbol
 from hamnet.units import HARTREE_TO_EV
-from hamnet_datasets.crystal import Block, BlockFrame, import_blocks, real_block
+from hamnet_datasets.crystal import (
+    Block,
+    BlockFrame,
+    import_blocks,
+    real_block,
+    spin_blocks,
+)
 from hamnet_datasets.dense import DEFAULT_OPTIONS, ImportOptions
 from hamnet_datasets.jobs import Report
 
@@ -42,8 +52,10 @@ def _import(
     order: str,
     options: ImportOptions,
 ) -> Report:
-    """Convert every folder that holds a file of that name."""
+    """Convert every folder that holds a file of that name; the first says if H is spinful."""
     folders = folders_with(path, name, options.limit)
+    if _spinful(folders[0]):
+        level = level.model_copy(update={"relativity": "spin-orbit"})
     frames = (read_or_fail(read, folder) for folder in folders)
     return import_blocks(
         frames, out, level, order, total=len(folders), source=path, options=options
@@ -109,13 +121,15 @@ def read_or_fail(read: Callable[[Path], BlockFrame], folder: Path) -> BlockFrame
 def _info(folder: Path) -> dict[str, Any]:
     path = folder / "info.json"
     info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if info.get("isspinful") or info.get("spinful"):
-        raise HamnetError("spinful blocks are not supported: hamnet has no spinors yet")
     return info
 
 
+def _spinful(folder: Path) -> bool:
+    info = _info(folder)
+    return bool(info.get("isspinful") or info.get("spinful"))
+
+
 def _legacy(folder: Path) -> BlockFrame:
-    _info(folder)
     numbers = np.loadtxt(folder / "element.dat", dtype=int, ndmin=1)
     structure = Structure(
         numbers,
@@ -128,19 +142,33 @@ def _legacy(folder: Path) -> BlockFrame:
     shells = dict(zip(numbers.tolist(), types, strict=True))
     return BlockFrame(
         structure,
-        {k: v[None] / HARTREE_TO_EV for k, v in _legacy_blocks(folder / "hamiltonians.h5").items()},
-        _legacy_blocks(folder / "overlaps.h5"),
+        _hamiltonian(folder, _legacy_blocks(folder / "hamiltonians.h5"), numbers, shells),
+        _overlap(_legacy_blocks(folder / "overlaps.h5")),
         shells,
         str(folder),
     )
 
 
-def _legacy_blocks(path: Path) -> dict[Block, FloatArray]:
+def _hamiltonian(
+    folder: Path,
+    blocks: Mapping[Block, NDArray[Any]],
+    numbers: IntArray,
+    shells: Mapping[int, tuple[int, ...]],
+) -> dict[Block, FloatArray]:
+    sizes = np.array([sum(2 * l + 1 for l in shells[z]) for z in numbers.tolist()])
+    return spin_blocks(blocks, 1 / HARTREE_TO_EV, sizes if _spinful(folder) else None)
+
+
+def _overlap(blocks: Mapping[Block, NDArray[Any]]) -> dict[Block, FloatArray]:
+    return {key: real_block(values) for key, values in blocks.items()}
+
+
+def _legacy_blocks(path: Path) -> dict[Block, NDArray[Any]]:
     with h5py.File(path, "r") as file:
-        found: dict[Block, FloatArray] = {}
+        found: dict[Block, NDArray[Any]] = {}
         for name, data in file.items():
             r1, r2, r3, i, j = json.loads(name)
-            found[r1, r2, r3, i - 1, j - 1] = real_block(data[()])
+            found[r1, r2, r3, i - 1, j - 1] = data[()]
     return found
 
 
@@ -151,21 +179,20 @@ def _new(folder: Path) -> BlockFrame:
     shells = {atomic_number(s): tuple(ls) for s, ls in info["elements_orbital_map"].items()}
     return BlockFrame(
         from_atoms(atoms),
-        {k: v[None] / HARTREE_TO_EV for k, v in _new_blocks(folder / "hamiltonian.h5").items()},
-        _new_blocks(folder / "overlap.h5"),
+        _hamiltonian(folder, _new_blocks(folder / "hamiltonian.h5"), atoms.numbers, shells),
+        _overlap(_new_blocks(folder / "overlap.h5")),
         shells,
         str(folder),
     )
 
 
-def _new_blocks(path: Path) -> dict[Block, FloatArray]:
+def _new_blocks(path: Path) -> dict[Block, NDArray[Any]]:
     with h5py.File(path, "r") as file:
         pairs, cuts = file["atom_pairs"][()], file["chunk_boundaries"][()]
         shapes, entries = file["chunk_shapes"][()], file["entries"][()]
-    found: dict[Block, FloatArray] = {}
+    found: dict[Block, NDArray[Any]] = {}
     for k, (r1, r2, r3, i, j) in enumerate(pairs.tolist()):
-        block = real_block(entries[cuts[k] : cuts[k + 1]])
-        found[r1, r2, r3, i, j] = block.reshape(shapes[k])
+        found[r1, r2, r3, i, j] = entries[cuts[k] : cuts[k + 1]].reshape(shapes[k])
     return found
 
 
@@ -182,7 +209,7 @@ def export_deeph(store: Store, out: Path, indices: list[int]) -> int:
     """
     for index in indices:
         record = store[index]
-        if len(record.hamiltonian) != 1:
+        if record.spin_kind is SpinKind.COLLINEAR:
             raise HamnetError(
                 f"record {index} has two spin channels, which the DeepH layout cannot hold"
             )
@@ -195,7 +222,7 @@ def export_deeph(store: Store, out: Path, indices: list[int]) -> int:
             "atoms_quantity": len(record.structure),
             "orbits_quantity": record.layout.n_orbitals,
             "orthogonal_basis": False,
-            "spinful": False,
+            "spinful": record.spin_kind is SpinKind.SPINOR,
             "fermi_energy_eV": _fermi_ev(record),
             "elements_orbital_map": {
                 symbol(z): list(store.basis.of(z))
@@ -240,19 +267,20 @@ def in_a_box(structure: Structure) -> Structure:
     )
 
 
-def both_directions(blocks: HamiltonianBlocks) -> dict[Block, FloatArray]:
-    """Return every block of a real matrix and its partner, first spin channel."""
-    found: dict[Block, FloatArray] = {}
-    entries = blocks.entries.reshape(-1, blocks.entries.shape[-1])[0]
+def both_directions(blocks: HamiltonianBlocks) -> dict[Block, NDArray[Any]]:
+    """Return every block of a matrix and its partner, first spin channel; spinful ones complex."""
+    found: dict[Block, NDArray[Any]] = {}
+    entries = blocks.entries.reshape(-1, blocks.entries.shape[-1])
     boundaries, shapes = blocks.layout.boundaries, blocks.layout.shapes
     for k, (r1, r2, r3, i, j) in enumerate(blocks.layout.atom_pairs.tolist()):
-        block = entries[boundaries[k] : boundaries[k + 1]].reshape(shapes[k])
+        channels = entries[:, boundaries[k] : boundaries[k + 1]].reshape(-1, *shapes[k])
+        block = to_spinor(channels) if blocks.is_spinor else channels[0]
         found[r1, r2, r3, i, j] = block
-        found[-r1, -r2, -r3, j, i] = block.T
+        found[-r1, -r2, -r3, j, i] = block.conj().T
     return found
 
 
-def _write_new(path: Path, blocks: Mapping[Block, FloatArray], place: Any, unit: float) -> None:
+def _write_new(path: Path, blocks: Mapping[Block, NDArray[Any]], place: Any, unit: float) -> None:
     moved = {
         (r1, r2, r3, int(place[i]), int(place[j])): block * unit
         for (r1, r2, r3, i, j), block in blocks.items()

@@ -208,7 +208,8 @@ def _write(store: Store, folder: Path, members: list[int]) -> None:
                 record = store[index]
                 if len(record.hamiltonian) != 1:
                     raise HamnetError(
-                        f"record {index} has two spin channels, which DeePTB's layout cannot hold"
+                        f"record {index} has {len(record.hamiltonian)} matrices (spin), of which "
+                        "DeePTB's layout holds one"
                     )
                 group = h5.create_group(str(frame))
                 for (r1, r2, r3, i, j), block in both_directions(record.blocks(name)).items():

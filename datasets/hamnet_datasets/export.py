@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hamnet.basis import from_hamnet_order
-from hamnet.blocks import to_dense
+from hamnet.blocks import SpinKind, to_dense
 from hamnet.data.record import Record
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
@@ -114,6 +114,7 @@ def _check_closed_shell(record: Record, what: str) -> None:
         raise HamnetError(
             f"{record.origin}: {what} holds neutral closed-shell molecules, this is {s.formula} "
             f"with charge {s.charge}, spin {s.spin}{', periodic' if s.is_periodic else ''}"
+            f"{', spin-orbit coupling' if record.spin_kind is SpinKind.SPINOR else ''}"
         )
 
 

@@ -3,10 +3,12 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyscf
 import scipy.linalg
+from numpy.typing import NDArray
 from pyscf import gto
 
 from hamnet.basis import OrbitalBasis
@@ -18,6 +20,7 @@ from hamnet.errors import HamnetError
 from hamnet.integrals import (
     basis_name,
     basis_of,
+    check_x2c,
     reference_hamiltonian,
     sap_hamiltonian,
     to_blocks,
@@ -25,6 +28,7 @@ from hamnet.integrals import (
     xc_components,
 )
 from hamnet.registry import look_up
+from hamnet.spinor import matrix_problem
 from hamnet.structure import FloatArray, Structure, check_contacts
 from hamnet.units import OVERLAP_EIGENVALUE_CUT
 from hamnet_datasets.periodic import crystal_record, resolve_crystal
@@ -32,7 +36,9 @@ from hamnet_datasets.scf import ScfError, converge
 
 DEFAULT_REFERENCES = ("minao", "sap")
 MAX_ENERGY_RESIDUAL = 1e-9
-"""Largest allowed difference between stored energies and those of the stored H and S, Hartree."""
+"""Largest difference allowed between stored energies and those of H and S, Hartree; or ..."""
+ROUNDING = 1e-13
+"""... this much of the largest energy, 1e5 Hartree and more in uncontracted bases."""
 
 
 class LabelError(HamnetError):
@@ -88,8 +94,14 @@ def resolve(level: LevelOfTheory) -> LevelOfTheory:
     """Look up functional and basis, and note what this PySCF understands by their names.
 
     Raises:
-        HamnetError: unknown functional or basis.
+        HamnetError: unknown functional or basis; spin-orbit coupling that PySCF has not.
     """
+    if level.is_spinor and (level.pseudo or level.relativity != "x2c"):
+        raise HamnetError(
+            f"there are no labels of {'crystals' if level.pseudo else 'molecules'} with relativity "
+            f"'{level.relativity}': with spin-orbit coupling, molecules are labelled by x2c, and "
+            "crystals imported"
+        )
     exchange, components = xc_components(level.xc)
     return LevelOfTheory.model_validate(
         {
@@ -138,7 +150,7 @@ def label(
     overlap = mole.intor_symmetric("int1e_ovlp")
     reference: dict[str, FloatArray] = {}
     if "sap" in wanted:
-        reference["sap"] = to_blocks(sap_hamiltonian(mole), basis, structure).entries
+        reference["sap"] = to_blocks(sap_hamiltonian(mole, level), basis, structure).entries
     if "minao" in wanted:
         if run.guess_fock is None:
             reference["minao"] = reference_hamiltonian(structure, level, "minao").entries
@@ -173,11 +185,30 @@ def _prepare(
         wanted = check_references(references)
         check_contacts(structure)
         mole = to_mole(structure, level.basis)
+        if level.is_spinor:
+            check_x2c(mole, level)
+            _check_spinor(structure, level)
         if "sap" in wanted and mole.has_ecp():
-            sap_hamiltonian(mole)  # says why there is none
+            sap_hamiltonian(mole, level)  # says why there is none
         return level, mole, basis_of(mole, level.basis), wanted
     except HamnetError as error:
         raise LabelError("input", str(error)) from error
+
+
+def _check_spinor(structure: Structure, level: LevelOfTheory) -> None:
+    """Check that a label with spin-orbit coupling can be made.
+
+    Raises:
+        HamnetError: an open shell, which breaks time-reversal symmetry; settings that PySCF does
+            not have with X2C.
+    """
+    if structure.spin:
+        raise HamnetError(
+            f"{structure.formula} has {structure.spin} unpaired electrons: with spin-orbit "
+            "coupling only closed shells (spin 0) are symmetric under time reversal"
+        )
+    if level.stability or level.program != "pyscf":
+        raise HamnetError("x2c labels are made by PySCF on processors, without stability checks")
 
 
 def _resolved(level: LevelOfTheory) -> LevelOfTheory:
@@ -196,28 +227,30 @@ def check_energies(fock: FloatArray, overlap: FloatArray, energies: FloatArray) 
     Args:
         fock: Hartree, ``[n_spin, n, n]``.
         overlap: ``[n, n]``.
-        energies: Hartree, ``[n_spin, n_mo]``.
+        energies: Hartree, ``[n_channels, n_mo]``.
 
     Raises:
-        LabelError: numbers not finite, H not symmetric, or energies that differ by more than 1e-9.
+        LabelError: numbers not finite, H not symmetric, or energies that differ by more than 1e-9
+            (more than rounding where energies are huge).
     """
     if not (np.isfinite(fock).all() and np.isfinite(overlap).all() and np.isfinite(energies).all()):
         raise LabelError("check", "H, S or the orbital energies hold numbers that are not finite")
-    for matrix, wanted in zip(fock, energies, strict=True):
-        asymmetry = float(np.abs(matrix - matrix.T).max())
+    matrices, metric = matrix_problem(fock, overlap)
+    for matrix, wanted in zip(matrices, energies, strict=True):
+        asymmetry = float(np.abs(matrix - matrix.conj().T).max())
         if asymmetry > MAX_ENERGY_RESIDUAL:
             raise LabelError("check", f"H is not symmetric: {asymmetry:.1e} Hartree")
-        got = orbital_energies(matrix, overlap)
+        got = orbital_energies(matrix, metric)
         if len(got) != len(wanted):
             raise LabelError("check", f"H and S give {len(got)} orbitals, expected {len(wanted)}")
         residual = float(np.abs(got - wanted).max())
-        if residual > MAX_ENERGY_RESIDUAL:
+        if residual > max(MAX_ENERGY_RESIDUAL, ROUNDING * float(np.abs(wanted).max())):
             raise LabelError(
                 "check", f"H and S give orbital energies that differ by {residual:.1e} Hartree"
             )
 
 
-def orbital_energies(hamiltonian: FloatArray, overlap: FloatArray) -> FloatArray:
+def orbital_energies(hamiltonian: NDArray[Any], overlap: FloatArray) -> FloatArray:
     """Solve ``H c = S c e`` where the eigenvalues of S are not tiny; energies ``[n_mo]``."""
     weight, vectors = scipy.linalg.eigh(overlap)
     keep = weight > OVERLAP_EIGENVALUE_CUT

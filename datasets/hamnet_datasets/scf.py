@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 from pyscf import gto
-from pyscf.dft import rks, uks
+from pyscf.dft import gks, rks, uks
 
 from hamnet.data.level import LevelOfTheory
 from hamnet.data.record import SCF_RUNGS
 from hamnet.errors import HamnetError
+from hamnet.spinor import doubled, from_spinor, to_spinor
 from hamnet.structure import FloatArray
 
 LEVEL_SHIFT = 0.3
@@ -34,15 +35,18 @@ class ScfError(HamnetError):
 class Converged:
     """A converged calculation; matrices in PySCF's orbital order, first axis spin.
 
+    With ``x2c`` matrices are H0, Kx, Ky, Kz (`hamnet.spinor`), and orbitals spinors.
+
     Attributes:
         fock: Hartree, ``[n_spin, n, n]``.
-        energies: Hartree, ``[n_spin, n_mo]``.
-        occupations: ``[n_spin, n_mo]``.
+        energies: Hartree, ``[n_channels, n_mo]``.
+        occupations: ``[n_channels, n_mo]``.
         energy: Hartree.
         dipole: Debye.
         cycles: of all rungs together.
         rung: index into `SCF_RUNGS`.
-        guess_fock: Fock matrix of the guess density, ``[n, n]``; closed shells only.
+        guess_fock: Fock matrix of the guess density, ``[n, n]``, with ``x2c`` ``[4, n, n]``; closed
+            shells only.
     """
 
     fock: FloatArray
@@ -66,7 +70,7 @@ class _Hooks:
 
     def before(self, env: dict[str, Any]) -> None:
         if self.guess_fock is None:
-            self.guess_fock = _host(env["h1e"] + env["vhf"])
+            self.guess_fock = _real(env["h1e"] + env["vhf"])
 
     def cycle(self, env: dict[str, Any]) -> None:
         self.gradient = float(env["norm_gorb"])
@@ -88,7 +92,7 @@ class _Run:
     def mean_field(self) -> Any:
         """Return a new mean field with the settings of the level."""
         level = self.level
-        mf = (rks.RKS if self.mole.spin == 0 else uks.UKS)(self.mole, xc=level.xc)
+        mf = self._method()
         mf.grids.level = level.grid_level
         mf.conv_tol, mf.conv_tol_grad = level.conv_tol, level.conv_tol_grad
         mf.max_cycle = level.max_cycle
@@ -98,6 +102,16 @@ class _Run:
             mf = on_gpu(mf)
         mf.callback, mf.post_kernel = self.hooks.cycle, self.hooks.after
         return mf
+
+    def _method(self) -> Any:
+        """Return the mean field of this level and spin.
+
+        The density of spin vanishes where time reversal is a symmetry, so that a functional of
+        collinear spin is all that is needed.
+        """
+        if self.level.relativity == "x2c":
+            return gks.GKS(self.mole, xc=self.level.xc).x2c()
+        return (rks.RKS if self.mole.spin == 0 else uks.UKS)(self.mole, xc=self.level.xc)
 
     def newton(self, density: Any) -> Any:
         """Return a mean field after Newton steps with a trust region."""
@@ -164,6 +178,8 @@ def converge(
         run = _Run(mole, level, rks.RKS(mole).init_guess_by_minao(mole))
         if mole.spin:
             run.guess = uks.UKS(mole).init_guess_by_minao(mole)
+        if level.relativity == "x2c":
+            run.guess = doubled(run.guess / 2).astype(complex)
         for name in rungs:
             try:
                 mf = LADDER[name](run)
@@ -202,7 +218,8 @@ def _result(mf: Any, run: _Run, rung: int) -> Converged:
     """Return what is stored: the Fock matrix of the density, and what it gives by itself.
 
     Raises:
-        ScfError: the occupied orbitals are not the lowest ones of the Fock matrix.
+        ScfError: the occupied orbitals are not the lowest ones of the Fock matrix, or that is not
+            symmetric under time reversal.
     """
     restricted = run.mole.spin == 0
     density = mf.make_rdm1()
@@ -216,9 +233,12 @@ def _result(mf: Any, run: _Run, rung: int) -> Converged:
             f"the converged density is not the ground state of its own Fock matrix (density "
             f"matrices differ by {change:.1e}); not stored"
         )
-    n = fock.shape[-1]
+    fock = _real(fock)
+    if run.level.relativity == "x2c":  # from here on exactly symmetric under time reversal
+        energies, coefficients = mf.eig(to_spinor(fock), overlap)
+        occupations = mf.get_occ(energies, coefficients)
     return Converged(
-        fock=_host(fock).reshape(-1, n, n),
+        fock=fock.reshape(-1, *fock.shape[-2:]),
         energies=np.atleast_2d(_host(energies)),
         occupations=np.atleast_2d(_host(occupations)),
         energy=float(mf.e_tot),
@@ -227,6 +247,20 @@ def _result(mf: Any, run: _Run, rung: int) -> Converged:
         rung=rung,
         guess_fock=run.hooks.guess_fock if restricted else None,
     )
+
+
+def _real(fock: Any) -> FloatArray:
+    """Return a Fock matrix, of spinors its four real ones.
+
+    Raises:
+        ScfError: a matrix of spinors is not symmetric under time reversal.
+    """
+    if not np.iscomplexobj(fock):
+        return _host(fock)
+    try:
+        return from_spinor(fock)
+    except HamnetError as error:
+        raise ScfError(f"{error}; not stored") from None
 
 
 def _host(array: Any) -> FloatArray:

@@ -82,7 +82,7 @@ def write_hdf5(
     Raises:
         OSError: the disk is full, say.
     """
-    columns = schema.columns(description.references)
+    columns = schema.columns(description.references, spinor=description.level.is_spinor)
     with h5py.File(path, "w") as file:
         for name, column in columns.items():
             _create(file, name, column, lengths)

@@ -59,6 +59,9 @@ class LevelOfTheory(BaseModel):
     """Crystals: empty space between images along directions that are not periodic, Angstrom."""
     stability: bool = False
     """True if every density was checked to be a minimum, and improved where it was none."""
+    relativity: Literal["none", "x2c", "spin-orbit"] = "none"
+    """``x2c``: exact two-component Kohn-Sham with spin-orbit coupling, all electrons;
+    ``spin-orbit``: coupling by the treatment of another program. Both have spinor matrices."""
     program: str = "pyscf"
     """The code that made the labels; `record_id` and `check_same_level` see other codes only."""
     xc_components: tuple[tuple[int, float], ...] = ()
@@ -72,6 +75,11 @@ class LevelOfTheory(BaseModel):
     def _lower(cls, value: str) -> str:
         return value.strip().lower()
 
+    @property
+    def is_spinor(self) -> bool:
+        """True if Hamiltonians have spin-orbit coupling (`hamnet.blocks.SpinKind`)."""
+        return self.relativity != "none"
+
     def physics(self) -> dict[str, Any]:
         """Return the settings on which the numbers of a label depend."""
         looked_up = bool(self.xc_components) or any(self.xc_exchange)
@@ -80,13 +88,16 @@ class LevelOfTheory(BaseModel):
             skip.add("program")
         if not self.stability:
             skip.add("stability")
+        if self.relativity == "none":
+            skip.add("relativity")
         skip |= _MOLECULES_ONLY if self.pseudo else _CRYSTALS_ONLY
         return self.model_dump(mode="json", exclude=skip)
 
     def __str__(self) -> str:
         if self.pseudo:
             return f"{self.xc}/{self.basis}, {self.pseudo} ({self.ke_cutoff:g} Ha)"
-        return f"{self.xc}/{self.basis} (grid {self.grid_level})"
+        extra = f", {self.relativity}" if self.is_spinor else ""
+        return f"{self.xc}/{self.basis}{extra} (grid {self.grid_level})"
 
 
 def check_same_level(expected: LevelOfTheory, got: LevelOfTheory, where: str) -> None:

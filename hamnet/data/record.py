@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hamnet.blocks import HamiltonianBlocks, PairLayout
+from hamnet.blocks import HamiltonianBlocks, PairLayout, SpinKind
 from hamnet.structure import FloatArray, Structure
 
 REFERENCES = ("none", "sap", "minao")
@@ -23,11 +23,12 @@ class Record:
         id: hash of geometry and level of theory: the same label is never stored twice.
         structure: geometry, charge, spin.
         layout: pairs of all the matrices.
-        hamiltonian: entries of H, shape ``[n_spin, n_entries]``; one channel for a closed shell.
+        hamiltonian: entries of H, shape ``[n_spin, n_entries]``; see `hamnet.blocks.SpinKind`.
         overlap: entries of S, shape ``[n_entries]``.
-        references: entries of H0 by name (``minao``, ``sap``), shape ``[n_entries]``.
-        orbital_energies: Hartree, shape ``[n_spin, n_mo]``.
-        occupations: electrons per orbital, shape ``[n_spin, n_mo]``.
+        references: entries of H0 by name (``minao``, ``sap``), shape ``[n_entries]``; with
+            spin-orbit coupling ``[4, n_entries]``, as H.
+        orbital_energies: Hartree, shape ``[n_channels, n_mo]``.
+        occupations: electrons per orbital, shape ``[n_channels, n_mo]``.
         group: trajectory or molecule; a split never cuts through a group.
         origin: where the geometry came from (file and frame, or recipe and frame).
         energy: total energy, Hartree; NaN where unknown.
@@ -54,6 +55,11 @@ class Record:
     scf_cycles: int = 0
     scf_rung: int = 0
     seconds: float = 0.0
+
+    @property
+    def spin_kind(self) -> SpinKind:
+        """How H treats spin."""
+        return SpinKind(len(self.hamiltonian))
 
     def blocks(self, name: str) -> HamiltonianBlocks:
         """Return ``"hamiltonian"``, ``"overlap"`` or a reference (``"minao"``) as blocks."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hamnet.basis import OrbitalBasis
-from hamnet.blocks import PairLayout, canonical, energy_zero
+from hamnet.blocks import PairLayout, SpinKind, canonical, energy_zero
 from hamnet.data.record import Record
 from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph, batch_graphs, build_graph
@@ -27,11 +27,14 @@ class Sample:
         graph: atoms and pairs.
         layouts: layout of each structure; their entries lie one after the other.
         index: for each block type the position of each number of a block in the flat entries,
-            ``(n_rows, n_i * n_j)``; rows in the order of the graph.
+            ``(n_rows, n_matrices * n_i * n_j)``; rows in the order of the graph.
         target: entries of H, or of H - H0, Hartree, float64, ``(n_entries,)``; None if unlabelled.
+            Those of the four matrices of a spinor Hamiltonian follow each other, structure by
+            structure.
         goals: what a model's training wants of each block type: standardised irreps,
             ``(n_rows, n_numbers)``, float64; see `hamnet.models.HamiltonianModel.with_goals`.
         traces: the same of the label invariants, ``(n_rows, n_irreps)``.
+        spin_kind: one matrix a structure, or four.
     """
 
     graph: NeighbourGraph
@@ -40,6 +43,7 @@ class Sample:
     target: Tensor | None = None
     goals: Mapping[BlockType, Tensor] = field(default_factory=dict)
     traces: Mapping[BlockType, Tensor] = field(default_factory=dict)
+    spin_kind: SpinKind = SpinKind.CLOSED
 
     def to(self, device: torch.device) -> "Sample":
         """Return the sample on another device."""
@@ -71,8 +75,13 @@ class Sample:
 
     @property
     def n_entries(self) -> int:
-        """Number of entries of all the layouts."""
-        return sum(int(layout.boundaries[-1]) for layout in self.layouts)
+        """Number of entries of all matrices."""
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of entries of each structure."""
+        return [self.spin_kind * int(layout.boundaries[-1]) for layout in self.layouts]
 
 
 def make_sample(
@@ -81,6 +90,7 @@ def make_sample(
     basis: OrbitalBasis,
     cutoffs: tuple[float, float],
     target: Tensor | None = None,
+    spin_kind: SpinKind = SpinKind.CLOSED,
 ) -> Sample:
     """Return the sample of one structure.
 
@@ -92,17 +102,19 @@ def make_sample(
         basis: orbitals of each element.
         cutoffs: message and pair cutoff, Angstrom.
         target: entries to learn, ``(n_entries,)``.
+        spin_kind: one matrix, or the four of a spinor Hamiltonian.
     """
     graph = build_graph(structure, *cutoffs)
     if layout is None:
         layout = cutoff_layout(graph, basis.atom_offsets(structure.numbers))
     elif structure.is_periodic:
-        layout, target = _completed(layout, graph, target)
-    return Sample(graph, (layout,), _entry_index(graph, layout, basis), target)
+        layout, target = _completed(layout, graph, target, spin_kind)
+    index = _entry_index(graph, layout, basis, spin_kind)
+    return Sample(graph, (layout,), index, target, spin_kind=spin_kind)
 
 
 def _completed(
-    layout: PairLayout, graph: NeighbourGraph, target: Tensor | None
+    layout: PairLayout, graph: NeighbourGraph, target: Tensor | None, spin_kind: SpinKind
 ) -> tuple[PairLayout, Tensor | None]:
     """Append the pairs of a crystal's graph that its labels lack: their blocks vanish."""
     pairs, _ = _canonical_pairs(graph)
@@ -113,7 +125,7 @@ def _completed(
     whole = PairLayout(np.concatenate([layout.atom_pairs, missing]), layout.atom_offsets)
     if target is not None:
         extra = int(whole.boundaries[-1]) - int(layout.boundaries[-1])
-        target = torch.cat([target, target.new_zeros(extra)])
+        target = nn.functional.pad(target.view(spin_kind, -1), (0, extra)).flatten()
     return whole, target
 
 
@@ -125,12 +137,12 @@ def record_target(record: Record, reference: str) -> Tensor:
     Raises:
         HamnetError: the record has two spin channels, or no such reference.
     """
-    if len(record.hamiltonian) != 1:
+    if record.spin_kind is SpinKind.COLLINEAR:
         raise HamnetError(
             f"record {record.id} ({record.structure.formula}, spin {record.structure.spin}) is an "
             "open shell with two Hamiltonians; models are trained on closed shells"
         )
-    h = record.hamiltonian[0]
+    h = np.array(record.hamiltonian)
     if reference != "none":
         if reference not in record.references:
             raise HamnetError(
@@ -138,10 +150,11 @@ def record_target(record: Record, reference: str) -> Tensor:
                 f"{', '.join(record.references) or 'none'}): label again with it, or train with "
                 "target.reference=none"
             )
-        h = h - record.references[reference]
+        h -= record.references[reference]
     if record.structure.is_periodic:
-        h = h - energy_zero(record.blocks("hamiltonian"), record.blocks("overlap")) * record.overlap
-    return torch.from_numpy(np.ascontiguousarray(h))
+        zero = energy_zero(record.blocks("hamiltonian"), record.blocks("overlap"))
+        h[0] -= zero * record.overlap
+    return torch.from_numpy(h.reshape(-1))
 
 
 def record_sample(
@@ -153,7 +166,7 @@ def record_sample(
         HamnetError: see `record_target`.
     """
     target = record_target(record, reference)
-    return make_sample(record.structure, record.layout, basis, cutoffs, target)
+    return make_sample(record.structure, record.layout, basis, cutoffs, target, record.spin_kind)
 
 
 def batch_samples(samples: Sequence[Sample]) -> Sample:
@@ -173,6 +186,7 @@ def batch_samples(samples: Sequence[Sample]) -> Sample:
         torch.cat(targets) if len(targets) == len(samples) else None,
         _join([s.goals for s in samples]),
         _join([s.traces for s in samples]),
+        samples[0].spin_kind,
     )
 
 
@@ -204,7 +218,7 @@ def _join(tables: Sequence[Mapping[BlockType, Tensor]]) -> dict[BlockType, Tenso
 
 
 def _entry_index(
-    graph: NeighbourGraph, layout: PairLayout, basis: OrbitalBasis
+    graph: NeighbourGraph, layout: PairLayout, basis: OrbitalBasis, spin_kind: SpinKind
 ) -> dict[BlockType, Tensor]:
     """Find the entries of every on-site and pair block of one structure's graph."""
     numbers = graph.numbers.numpy()
@@ -225,6 +239,9 @@ def _entry_index(
         index[BlockType.pair((z_i, z_j))] = _positions(
             starts[len(numbers) :][rows], reverse[rows], shape
         )
+    if spin_kind is SpinKind.SPINOR:
+        matrices = layout.n_entries * torch.arange(spin_kind)
+        index = {t: (matrices[:, None] + x[:, None]).flatten(1) for t, x in index.items()}
     return index
 
 

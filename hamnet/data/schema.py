@@ -2,7 +2,8 @@
 
 Flat arrays and offsets, never a dataset per frame or pair. Frame ``f`` owns the rows
 ``offsets/<counter>[f] : offsets/<counter>[f + 1]`` of every column with that counter; a column
-without counter has one row a frame. Blocks follow each other in the order of ``pairs/atom_pairs``.
+without counter has one row a frame. Blocks follow each other in the order of ``pairs/atom_pairs``,
+matrix after matrix: ``frames/n_spin`` says how many there are (`hamnet.blocks.SpinKind`).
 
 Columns with a counter lie in one piece, so that a reader can map them into memory; the `checksum`
 of each frame's rows is in ``checksums/<column>``. Everything else is chunked with fletcher32.
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hamnet.blocks import PairLayout
+from hamnet.blocks import PairLayout, SpinKind
 from hamnet.data.record import Record
 from hamnet.structure import FloatArray, Structure
 
@@ -82,9 +83,9 @@ _FIXED = {
 COUNTERS = ("group", "origin", "atoms", "pairs", "entries", "spin_entries", "orbitals")
 
 
-def columns(references: Iterable[str]) -> dict[str, Column]:
+def columns(references: Iterable[str], *, spinor: bool = False) -> dict[str, Column]:
     """Return all columns of a file that holds these reference Hamiltonians."""
-    h0 = Column("<f8", (), "entries", "Hartree")
+    h0 = Column("<f8", (), "spin_entries" if spinor else "entries", "Hartree")
     return {**_FIXED, **{f"references/{name}": h0 for name in references}}
 
 
@@ -135,9 +136,9 @@ def to_row(record: Record) -> Row:
         "hamiltonian": record.hamiltonian.reshape(-1),
         "orbitals/energies": record.orbital_energies.reshape(-1),
         "orbitals/occupations": record.occupations.reshape(-1),
-        **{f"references/{name}": h0 for name, h0 in record.references.items()},
+        **{f"references/{name}": h0.reshape(-1) for name, h0 in record.references.items()},
     }
-    specs = columns(record.references)
+    specs = columns(record.references, spinor=record.spin_kind is SpinKind.SPINOR)
     return {name: _rows(value, specs[name]) for name, value in row.items()}
 
 
@@ -171,6 +172,8 @@ def from_row(row: Mapping[str, NDArray[Any]], atom_offsets: NDArray[np.int64]) -
         atom_offsets: first orbital of each atom and, last, their number.
     """
     n_spin = int(row["frames/n_spin"][0])
+    n_channels = SpinKind(n_spin).n_channels
+    h0_shape = (n_spin, -1) if n_spin == SpinKind.SPINOR else (-1,)
     return Record(
         id=row["frames/id"][0].decode(),
         structure=structure_of(row),
@@ -178,12 +181,12 @@ def from_row(row: Mapping[str, NDArray[Any]], atom_offsets: NDArray[np.int64]) -
         hamiltonian=_native(row["hamiltonian"]).reshape(n_spin, -1),
         overlap=_native(row["overlap"]),
         references={
-            name[len(_REFERENCE) :]: _native(value)
+            name[len(_REFERENCE) :]: _native(value).reshape(h0_shape)
             for name, value in row.items()
             if name.startswith(_REFERENCE)
         },
-        orbital_energies=_native(row["orbitals/energies"]).reshape(n_spin, -1),
-        occupations=_native(row["orbitals/occupations"]).reshape(n_spin, -1),
+        orbital_energies=_native(row["orbitals/energies"]).reshape(n_channels, -1),
+        occupations=_native(row["orbitals/occupations"]).reshape(n_channels, -1),
         group=row["frames/group"].tobytes().decode(),
         origin=row["frames/origin"].tobytes().decode(),
         energy=float(row["frames/energy"][0]),

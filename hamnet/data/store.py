@@ -73,7 +73,7 @@ class Store:
             self.failures = [Failure(**f) for f in json.loads(file["failures"][()].tobytes())]
             self.ids: list[str] = [i.decode() for i in file["frames/id"][()]]
             self._offsets = {c: file[f"offsets/{c}"][()] for c in schema.COUNTERS}
-            self._columns = schema.columns(self.references)
+            self._columns = schema.columns(self.references, spinor=self.level.is_spinor)
             self._has_checksums = "checksums" in file
             self._intact = np.zeros(len(self), dtype=bool)
             self.split = _read_split(file)

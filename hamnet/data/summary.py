@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hamnet.blocks import SpinKind
 from hamnet.data.record import SCF_RUNGS
 from hamnet.data.store import Store
 from hamnet.structure import FloatArray, hill_formula, symbol
@@ -24,7 +25,7 @@ def frontier_energies(store: Store) -> tuple[FloatArray, FloatArray]:
     for k, (start, stop) in enumerate(pairwise(cuts)):
         if start == stop:  # a crystal: its orbitals depend on k
             continue
-        e = energies[start:stop].reshape(n_spins[k], -1)  # (n_spin, n_mo)
+        e = energies[start:stop].reshape(SpinKind(n_spins[k]).n_channels, -1)
         full = occupied[start:stop].reshape(e.shape)
         homo = np.where(full, e, -np.inf).max(axis=1)
         lumo = np.where(full, np.inf, e).min(axis=1)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from hamnet.basis import OrbitalBasis
+from hamnet.blocks import SpinKind
 from hamnet.data import schema
 from hamnet.data.failure import Failure
 from hamnet.data.hdf5 import Description, Lengths, write_hdf5
@@ -149,7 +150,7 @@ class Writer:
         """
         if record.id in self.ids:
             return False
-        check_record(record, self.references)
+        check_record(record, self.references, self.level)
         self.basis.merged(basis)  # refuses another definition before anything is written
         text = {
             "kind": "record",
@@ -245,25 +246,31 @@ class Writer:
         self.close()
 
 
-def check_record(record: Record, references: Iterable[str]) -> None:
-    """Check shapes and finiteness of a record before it is stored.
+def check_record(record: Record, references: Iterable[str], level: LevelOfTheory) -> None:
+    """Check shapes and finiteness of a record before it is stored, and that it fits its level.
 
     Raises:
         HamnetError: names what is wrong.
     """
+    if (record.spin_kind is SpinKind.SPINOR) != level.is_spinor:
+        raise HamnetError(
+            f"{record.origin}: H has {len(record.hamiltonian)} matrices, which does not fit labels "
+            f"of {level}, relativity '{level.relativity}'"
+        )
     n = int(record.layout.boundaries[-1])
     arrays = {
         "hamiltonian": record.hamiltonian,
         "overlap": record.overlap,
         **{f"reference {name}": h0 for name, h0 in record.references.items()},
     }
+    four = {"hamiltonian", *(arrays if level.is_spinor else ())} - {"overlap"}
     if set(record.references) != set(references):
         raise HamnetError(
             f"{record.origin}: expected the references {', '.join(references) or 'none'}, "
             f"got {', '.join(record.references) or 'none'}"
         )
     for name, values in arrays.items():
-        shape = (len(record.hamiltonian), n) if name == "hamiltonian" else (n,)
+        shape = (len(record.hamiltonian), n) if name in four else (n,)
         if values.shape != shape:
             raise HamnetError(
                 f"{record.origin}: {name} must have shape {shape}, got {values.shape}"

@@ -15,7 +15,7 @@ from hamnet.bands import (
     band_energies,
     band_path,
     bands_near,
-    bloch_matrix,
+    bloch_problem,
     channel,
     half_mesh,
     k_mesh,
@@ -66,7 +66,7 @@ class BandStructure:
     Attributes:
         formula, origin: what it is of.
         path: k points.
-        energies_ev: ``[n_spin, n_k, n_bands]``.
+        energies_ev: ``[n_channels, n_k, n_bands]``.
         first_band: number of bands that are left out below.
         n_electrons: in the cell; None where unknown.
         edges: Fermi level and gap, Hartree; None where the number of electrons is unknown.
@@ -145,7 +145,8 @@ def band_structure(
     mesh = k_mesh(crystal.structure, mesh_length)
     points, weights = half_mesh(mesh)
     look_up("solver", solver, dict.fromkeys(("auto", "dense", "sparse")))
-    n = crystal.overlap.layout.n_orbitals
+    kind = crystal.hamiltonian.spin_kind
+    n = kind.n_components * crystal.overlap.layout.n_orbitals
     sparse = solver == "sparse" or (solver == "auto" and bool(near_fermi) and n > DENSE_ORBITALS)
     if (sparse or near_fermi) and electrons is None:
         raise HamnetError(
@@ -162,16 +163,17 @@ def band_structure(
     on_path, on_mesh = np.split(energies, [len(along.k_points)], axis=1)
     edges = None
     if electrons is not None:
-        inner = electrons - first * (2 if len(energies) == 1 else 1)
+        inner = electrons - first * kind.per_orbital * kind.n_channels
         # a point of the path counts for the gap, and holds no electrons
         weight = np.concatenate([np.zeros(len(along.k_points)), weights])
-        edges = band_edges(energies, every, weight, inner, smearing_ev / HARTREE_TO_EV)
+        width = smearing_ev / HARTREE_TO_EV
+        edges = band_edges(energies, every, weight, inner, width, kind.per_orbital)
     if near_fermi and not sparse:
         assert electrons is not None
-        middle = electrons // 2
+        middle = electrons * kind.n_components // 2
         first = min(max(0, middle - near_fermi // 2), max(0, n - near_fermi))
         on_path = on_path[:, :, first : first + near_fermi]
-    grid, dos = _dos(on_mesh, weights, edges)
+    grid, dos = _dos(on_mesh, weights, edges, kind.per_orbital)
     return BandStructure(
         formula=crystal.structure.formula,
         origin=crystal.origin,
@@ -187,7 +189,7 @@ def band_structure(
 
 
 def _dos(
-    energies: FloatArray, weights: FloatArray, edges: BandEdges | None
+    energies: FloatArray, weights: FloatArray, edges: BandEdges | None, per_orbital: int
 ) -> tuple[FloatArray, FloatArray]:
     """Return a grid of energies and the states per Hartree there."""
     width = DOS_WIDTH_EV / HARTREE_TO_EV
@@ -195,28 +197,28 @@ def _dos(
     low = max(float(energies.min()) - 3 * width, centre - 15 / HARTREE_TO_EV)
     high = min(float(energies.max()) + 3 * width, centre + 15 / HARTREE_TO_EV)
     grid = np.linspace(low, high, DOS_POINTS)
-    at_k = [density_of_states(levels, grid, width) for levels in energies.swapaxes(0, 1)]
+    at_k = [
+        density_of_states(levels, grid, width, per_orbital) for levels in energies.swapaxes(0, 1)
+    ]
     return grid, weights @ np.array(at_k)
 
 
 def _sparse(
     crystal: CrystalMatrices, points: FloatArray, electrons: int, n_states: int, advance: Advance
 ) -> tuple[FloatArray, int]:
-    """Return bands around the Fermi level, ``[n_spin, n_k, n]``, and how many lie below them."""
-    n_spin, n = len(crystal.hamiltonian.entries), crystal.overlap.layout.n_orbitals
-    first = min(max(0, electrons // 2 - n_states // 2), max(0, n - n_states))
+    """Return bands around the Fermi level, ``[n_channels, n_k, n]``, and how many lie below."""
+    kind = crystal.hamiltonian.spin_kind
+    n_spin, n = kind.n_channels, kind.n_components * crystal.overlap.layout.n_orbitals
+    filled = electrons * kind.n_components / 2  # bands of a channel
+    first = min(max(0, int(filled) - n_states // 2), max(0, n - n_states))
     last = min(first + n_states, n - 1)
     rows = []
     for spin in range(n_spin):
         h = channel(crystal.hamiltonian, spin)
-        sigma = find_level(
-            bloch_matrix(h, np.zeros(3)),
-            bloch_matrix(crystal.overlap, np.zeros(3)),
-            electrons / 2,
-            max(1.0, n_states / 8),
-        )
+        at_gamma = bloch_problem(h, crystal.overlap, np.zeros(3))
+        sigma = find_level(*at_gamma, filled, max(1.0, n_states / 8))
         for k in points:
-            matrices = bloch_matrix(h, k), bloch_matrix(crystal.overlap, k)
+            matrices = bloch_problem(h, crystal.overlap, k)
             found, sigma = _numbered(matrices, sigma, first, last)
             rows.append(found)
             advance(len(rows))

@@ -63,7 +63,8 @@ def show_orbitals(
 ) -> tuple[FrameOrbitals, ...]:
     """Return HOMO and LUMO in space of the worst, the median and the best frame.
 
-    They are predicted again, so that an evaluation need not keep every orbital. Crystals have none.
+    They are predicted again, so that an evaluation need not keep every orbital. Crystals have none,
+    and spinors are not drawn.
 
     Args:
         model: the model.
@@ -73,6 +74,8 @@ def show_orbitals(
     Raises:
         HamnetError: PySCF now defines the basis in another way.
     """
+    if store.level.is_spinor:
+        return ()
     places: dict[int, list[str]] = {}
     for words, place in extreme_frames(evaluation).items():
         places.setdefault(place, []).append(words)

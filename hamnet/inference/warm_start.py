@@ -167,6 +167,11 @@ def check_calculation(mf: Any, model: HamiltonianModel) -> None:
     mole = mf.mol
     if hasattr(mole, "lattice_vectors"):
         raise HamnetError("the calculation is periodic, but the model was trained on molecules")
+    if model.metadata.level.is_spinor:
+        raise HamnetError(
+            "the model predicts a Hamiltonian with spin-orbit coupling, from which calculations "
+            "cannot be started"
+        )
     model.check(structure_of(mole))
     level, xc = model.metadata.level, getattr(mf, "xc", "hf")
     trained = (level.xc_exchange, level.xc_components)

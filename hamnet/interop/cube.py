@@ -12,6 +12,7 @@ from hamnet.files import replacing
 from hamnet.integrals import orbital_values
 from hamnet.interop.ase import to_atoms
 from hamnet.registry import did_you_mean
+from hamnet.spinor import refuse_spinors
 from hamnet.structure import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -81,9 +82,11 @@ def cube_grid(
     """Return first point and steps (Angstrom) and the number of points along each axis, ``[3]``.
 
     Raises:
-        HamnetError: what `save_cube` is asked for does not exist, or the grid is too large.
+        HamnetError: what `save_cube` is asked for does not exist, or the grid is too large;
+            spinors.
     """
     check_cube(what)
+    refuse_spinors(prediction.hamiltonian, "cube files")
     if what != DENSITY:
         orbital_place(prediction, what)
     positions = prediction.structure.positions

@@ -8,6 +8,7 @@ from hamnet.errors import HamnetError
 from hamnet.files import replacing
 from hamnet.integrals import check_fingerprint
 from hamnet.interop.pyscf import basis_of, to_mole, write_molden
+from hamnet.spinor import refuse_spinors
 
 if TYPE_CHECKING:
     from hamnet.prediction import Prediction
@@ -40,8 +41,9 @@ def check_molden(prediction: "Prediction") -> None:
     """Check that the format can hold a prediction.
 
     Raises:
-        HamnetError: h functions or higher.
+        HamnetError: h functions or higher; spinors.
     """
+    refuse_spinors(prediction.hamiltonian, "Molden files")
     structure, basis = prediction.structure, prediction.basis
     highest = max(l for z in structure.numbers for l in basis.of(int(z)))
     if highest > MAX_L:

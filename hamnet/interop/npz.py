@@ -32,6 +32,9 @@ def save_npz(path: Path, prediction: "Prediction", order: str = "hamnet") -> Non
     ``positions_angstrom [N, 3]``, ``charge``, ``spin``, ``basis``, ``ao_order``, ``format`` and
     ``format_version``; no pickles.
 
+    With spin-orbit coupling the Hamiltonian is H0, Kx, Ky, Kz (`hamnet.spinor`), and coefficients
+    are complex, ``[1, 2 n, n_mo]``, all orbitals with spin up first.
+
     Args:
         path: the file.
         prediction: the frame.
@@ -47,8 +50,12 @@ def save_npz(path: Path, prediction: "Prediction", order: str = "hamnet") -> Non
         save_crystal_npz(path, prediction, order)
         return
     perm, _ = ao_order(basis, structure.numbers, order)  # hamnet = sign * other[perm]
-    coefficients = orbitals_from_hamnet_order(
-        prediction.coefficients, basis, structure.numbers, order
+    n_components = prediction.hamiltonian.spin_kind.n_components
+    spins = prediction.coefficients.reshape(
+        *(-1, n_components, len(perm), prediction.coefficients.shape[-1])
+    )
+    coefficients = orbitals_from_hamnet_order(spins, basis, structure.numbers, order).reshape(
+        prediction.coefficients.shape
     )
     labels = np.empty(len(perm), dtype=np.dtypes.StrDType(24))
     labels[perm] = orbital_labels(basis, structure.numbers)

@@ -13,8 +13,8 @@ class ModelConfig(Section):
     name: str = "so2"
     """Name in the registry `hamnet.models.MODELS`."""
     l_max: int | None = Field(default=None, ge=0, le=8)
-    """Largest degree of the features; None: twice the basis's largest angular momentum, of crystals
-    at least 4."""
+    """Largest degree of the features; None: twice the basis's largest angular momentum, one more
+    with spin-orbit coupling, of crystals at least 4."""
     channels: int = Field(default=64, ge=1)
     """Natural channels of an atom and of a pair."""
     pseudo_channels: int = Field(default=16, ge=0)

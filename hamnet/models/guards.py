@@ -151,5 +151,5 @@ def _largest_amplification(prediction: Prediction) -> float:
     occupied = prediction.occupations > 0
     low_lumo = (energies == prediction.lumo) & (HARTREE_TO_EV * energies < BOUND_LUMO_EV)
     suspects = occupied | low_lumo
-    squares = (prediction.coefficients**2).sum(axis=1)  # (n_spin, n_mo)
+    squares = (np.abs(prediction.coefficients) ** 2).sum(axis=1)  # (n_spin, n_mo)
     return float(squares[suspects].max(initial=0.0))

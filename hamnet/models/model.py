@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hamnet.basis import OrbitalBasis
-from hamnet.blocks import HamiltonianBlocks, to_dense
+from hamnet.blocks import HamiltonianBlocks, PairLayout, SpinKind
 from hamnet.data.record import Record
 from hamnet.data.samples import Sample, batch_samples, make_sample, record_sample
 from hamnet.errors import HamnetError
@@ -41,6 +41,7 @@ from hamnet.prediction import Prediction, aufbau
 from hamnet.registry import look_up
 from hamnet.so3.rotation import EdgeFrame
 from hamnet.spectrum import solve
+from hamnet.spinor import eigenproblem
 from hamnet.structure import Structure, atomic_number, symbol
 
 MODELS: dict[str, type[SO2Network]] = {"so2": SO2Network}
@@ -77,7 +78,8 @@ class HamiltonianModel(nn.Module):
         self.metadata = metadata
         self.basis = OrbitalBasis.from_dict(metadata.basis)
         self.types = tuple(parse_type(name) for name in metadata.pairs)
-        tables = [block_irreps(self.basis, t) for t in self.types]
+        spinor = metadata.level.is_spinor
+        tables = [block_irreps(self.basis, t, spinor=spinor) for t in self.types]
         network = look_up("model", metadata.model.name, MODELS)
         self.network = network(metadata.model, tables, metadata.n_neighbours)
         self.standardiser = Standardiser(tables)
@@ -91,6 +93,11 @@ class HamiltonianModel(nn.Module):
     def cutoffs(self) -> tuple[float, float]:
         """Message and pair cutoff, Angstrom."""
         return self.metadata.model.message_cutoff, self.metadata.model.pair_cutoff
+
+    @property
+    def spin_kind(self) -> SpinKind:
+        """Whether H has one matrix, or the four of spin-orbit coupling."""
+        return SpinKind.SPINOR if self.metadata.level.is_spinor else SpinKind.CLOSED
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -216,7 +223,7 @@ class HamiltonianModel(nn.Module):
                 continue
             h = delta
             if reference != "none":
-                h = delta + reference_hamiltonian(structure, level, reference, self.basis).entries
+                h += reference_hamiltonian(structure, level, reference, self.basis).entries
             n_electrons = valence_electrons(structure, self.basis)
             found = orbitals(structure, self.basis, h, s, n_electrons)
             out.append(self._finish(found, sample, remark))
@@ -244,15 +251,18 @@ class HamiltonianModel(nn.Module):
         """
         if not structure.is_periodic:
             s = overlap(structure, self.basis)
-            return make_sample(structure, s.layout, self.basis, self.cutoffs), s
+            return self._sample(structure, s.layout), s
         level = self.metadata.level
         if not level.pseudo:
             raise HamnetError(
                 f"the overlap of the basis '{self.basis.name}' ({level.program}) cannot be "
                 "computed: PySCF has no such orbitals; give structures with labels"
             )
-        sample = make_sample(structure, None, self.basis, self.cutoffs)
+        sample = self._sample(structure, None)
         return sample, pair_overlaps(structure, self.basis, sample.layouts[0], level.pseudo)
+
+    def _sample(self, structure: Structure, layout: PairLayout | None) -> Sample:
+        return make_sample(structure, layout, self.basis, self.cutoffs, spin_kind=self.spin_kind)
 
     def _crystal(
         self,
@@ -262,16 +272,19 @@ class HamiltonianModel(nn.Module):
         sample: Sample,
         remarks: tuple[str, ...] = (),
     ) -> Prediction:
-        """Return the prediction of a crystal: H and S; `hamnet.bands` makes bands of them."""
+        """Return the prediction of a crystal: H and S; `hamnet.bands` makes bands of them.
+
+        The Hamiltonian is ``[n_matrices, n_entries]``.
+        """
         pseudo, none = self.metadata.level.pseudo, np.zeros((1, 0))
         outside = range_warnings(sample.graph, self.metadata.ranges, self.cutoffs)
         return Prediction(
             structure=structure,
             basis=self.basis,
-            hamiltonian=HamiltonianBlocks(s.layout, hamiltonian[None]),
+            hamiltonian=HamiltonianBlocks(s.layout, hamiltonian),
             overlap=s,
             orbital_energies=none,
-            coefficients=np.zeros((1, s.layout.n_orbitals, 0)),
+            coefficients=np.zeros((1, self.spin_kind.n_components * s.layout.n_orbitals, 0)),
             occupations=none,
             warnings=(*remarks, *outside),
             level=self.metadata.level,
@@ -306,10 +319,12 @@ class HamiltonianModel(nn.Module):
         for record, delta, sample in zip(records, _split(run), samples, strict=True):
             if record.structure.is_periodic:
                 s = record.blocks("overlap")
-                kept = delta[: s.layout.n_entries]  # pairs that the label lacks stand behind
+                kept = delta[:, : s.layout.n_entries]  # pairs that the label lacks stand behind
                 out.append(self._crystal(record.structure, kept, s, sample))
                 continue
-            h = delta if reference == "none" else delta + record.references[reference]
+            h = delta
+            if reference != "none":
+                h += record.references[reference]
             n_electrons = round(float(record.occupations.sum()))
             s = record.blocks("overlap")
             found = orbitals(record.structure, self.basis, h, s, n_electrons)
@@ -346,9 +361,9 @@ class HamiltonianModel(nn.Module):
 
 
 def _split(run: Inference) -> list[np.ndarray]:
-    """Return the entries of each structure of a batch."""
-    sizes = [int(layout.boundaries[-1]) for layout in run.batch.layouts]
-    return list(np.split(run.entries.cpu().numpy(), np.cumsum(sizes)[:-1]))
+    """Return the entries of each structure of a batch, ``[n_matrices, n_entries]``."""
+    parts = np.split(run.entries.cpu().numpy().copy(), np.cumsum(run.batch.sizes)[:-1])
+    return [part.reshape(run.batch.spin_kind, -1) for part in parts]
 
 
 def orbitals(
@@ -358,16 +373,17 @@ def orbitals(
     s: HamiltonianBlocks,
     n_electrons: int,
 ) -> Prediction:
-    """Return the orbitals of a closed shell's Hamiltonian entries ``(n_entries,)``.
+    """Return the orbitals of Hamiltonian entries, ``[n_entries]`` or ``[n_matrices, n_entries]``.
 
-    A structure with spin gets two channels with the same orbitals.
+    A structure with spin gets two channels with the same orbitals of a closed shell.
     """
-    found = solve(
-        torch.from_numpy(to_dense(HamiltonianBlocks(s.layout, hamiltonian[None]))),
-        torch.from_numpy(to_dense(s))[None],
-    )
-    channels = (2 if structure.spin else 1, 1)
-    h = HamiltonianBlocks(s.layout, np.tile(hamiltonian, channels))
+    h = HamiltonianBlocks(s.layout, np.atleast_2d(hamiltonian))
+    kind = h.spin_kind
+    matrix, metric = eigenproblem(h, s)
+    found = solve(torch.from_numpy(matrix), torch.from_numpy(metric)[None])
+    channels = (2 if structure.spin and kind is SpinKind.CLOSED else 1, 1)
+    if channels[0] == SpinKind.COLLINEAR:
+        kind, h = SpinKind.COLLINEAR, HamiltonianBlocks(s.layout, np.tile(hamiltonian, channels))
     energies = np.tile(found.energies.numpy()[0], channels)
     return Prediction(
         structure=structure,
@@ -376,5 +392,5 @@ def orbitals(
         overlap=s,
         orbital_energies=energies,
         coefficients=np.tile(found.coefficients.numpy(), (*channels, 1)),
-        occupations=aufbau(energies, n_electrons, structure.spin),
+        occupations=aufbau(energies, n_electrons, structure.spin, kind),
     )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hamnet.blocks import entry_weights
+from hamnet.blocks import SpinKind, entry_weights
 from hamnet.data.samples import Sample
 from hamnet.irreps import BlockType, IrrepClass
 from hamnet.models.so2_network import NetworkOutput
@@ -28,6 +28,7 @@ from hamnet.nn.frames import PairFrames
 from hamnet.nn.readout import LinearReadout, block_rows
 from hamnet.nn.standardise import Standardiser
 from hamnet.prediction import Prediction
+from hamnet.spinor import symmetrised
 from hamnet.structure import FloatArray
 
 DEGENERATE = 1e-4
@@ -83,7 +84,7 @@ class Propagation:
             variance[:, 3].index_add_(0, owner[atoms], own)
         n = np.array([p.layout.n_orbitals for p in predictions], dtype=float)
         found: FloatArray = variance.sqrt().cpu().numpy()
-        found[:, 3] /= n
+        found[:, 3] /= n * np.sqrt(run.batch.spin_kind)  # of all elements of all matrices
         missing = np.array([np.isnan([p.homo, p.lumo, p.gap, 0.0]) for p in predictions])
         return np.where(missing, np.nan, found)
 
@@ -109,14 +110,22 @@ class Propagation:
 
 
 def _projector(prediction: Prediction, which: int) -> FloatArray:
-    """Return ``d eps / d H`` of HOMO or LUMO for each entry, ``[n_entries]``; 0 without orbital."""
+    """Return ``d eps / d H`` of HOMO or LUMO for each entry, ``[n_entries]``; 0 without orbital.
+
+    Entries of the four matrices of a spinor Hamiltonian follow each other. Both spinors of a
+    Kramers pair count, so that the projector is time-reversal symmetric, as H is.
+    """
     level = prediction.lumo if which else prediction.homo
     weights = entry_weights(prediction.layout)
+    spinor = prediction.hamiltonian.is_spinor
     if not np.isfinite(level):
-        return np.zeros_like(weights)
+        return np.zeros(len(weights) * (SpinKind.SPINOR if spinor else 1))
     near = np.abs(prediction.orbital_energies - level) < DEGENERATE  # (n_spin, n_mo)
     near &= (prediction.occupations > 0) == (which == 0)
     c = np.concatenate([x[:, n] for x, n in zip(prediction.coefficients, near, strict=True)], 1)
     row, col = prediction.layout.orbital_indices()
+    if spinor:
+        four = 2 * symmetrised(c @ c.conj().T / c.shape[1])
+        return np.asarray(weights * four[:, row, col]).ravel()
     projector: FloatArray = weights * (c[row] * c[col]).mean(axis=1)
     return projector

@@ -26,7 +26,8 @@ def support_radius(records: Iterable[Record]) -> float:
     for record in records:
         layout = record.layout
         pairs = layout.atom_pairs
-        size = np.abs(np.stack([record_target(record, "none").numpy(), record.overlap])).max(axis=0)
+        matrices = record_target(record, "none").numpy().reshape(-1, layout.n_entries)
+        size = np.abs(np.concatenate([matrices, record.overlap[None]])).max(axis=0)
         kept = np.maximum.reduceat(size, layout.boundaries[:-1]) > SUPPORT
         i, j = pairs[kept, 3], pairs[kept, 4]
         positions = record.structure.positions

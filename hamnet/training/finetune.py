@@ -70,8 +70,15 @@ def inherit(metadata: Metadata, parent: HamiltonianModel, source: str) -> Metada
         source: its file or folder.
 
     Raises:
-        HamnetError: the two define the basis of an element differently.
+        HamnetError: the two define the basis of an element differently; one has spin-orbit
+            coupling, the other not.
     """
+    if metadata.level.is_spinor != parent.metadata.level.is_spinor:
+        raise HamnetError(
+            f"cannot start from {source}: it learnt labels with relativity "
+            f"'{parent.metadata.level.relativity}', and the new ones have "
+            f"'{metadata.level.relativity}': spin-orbit coupling needs other weights"
+        )
     try:
         OrbitalBasis.from_dict(metadata.basis).merged(parent.basis)
     except HamnetError as error:

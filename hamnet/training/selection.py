@@ -118,7 +118,9 @@ def _samples(
         try:
             model.check(structure)
             layout = molecule_layout(model.basis.atom_offsets(structure.numbers))
-            sample = make_sample(structure, layout, model.basis, model.cutoffs)
+            sample = make_sample(
+                structure, layout, model.basis, model.cutoffs, spin_kind=model.spin_kind
+            )
             model.check_pairs(sample.graph)
         except HamnetError as error:
             refused[k] = str(error)

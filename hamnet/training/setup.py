@@ -151,7 +151,7 @@ def _metadata(
     used = [store.ids[k] for name in ("train", "validation") for k in split[name]]
     periodic, l_max = samples.records[0].structure.is_periodic, config.model.l_max
     if periodic and l_max is None:
-        l_max = max(CRYSTAL_L_MAX, 2 * store.basis.l_max)
+        l_max = max(CRYSTAL_L_MAX, 2 * store.basis.l_max + store.level.is_spinor)
     cutoffs = dict(zip(("message_cutoff", "pair_cutoff"), samples.cutoffs, strict=True))
     return Metadata(
         basis=store.basis.to_dict(),
