@@ -27,6 +27,8 @@ class ModelConfig(Section):
     """Further features of an atom for the readout, in multiples of the channels; 0 for none."""
     message_cutoff: float = Field(default=8.0, gt=0)
     """Pairs closer than this exchange messages, Angstrom."""
+    message_range: float = Field(default=2.3, gt=0)
+    """Messages fade as exp(-(r / range)^2), Angstrom: neighbours count more than what is far."""
     pair_cutoff: float = Field(default=12.0, gt=0)
     """Pairs closer than this have a block; it falls smoothly to zero there, Angstrom."""
     n_radial: int = Field(default=16, ge=2)

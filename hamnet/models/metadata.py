@@ -105,7 +105,7 @@ class Metadata(Section):
         spins: numbers of unpaired electrons in the training data.
         periodic: trained on crystals; else on molecules.
         reference: H0 that is added to what the network gives: ``none``, ``sap``, ``minao``.
-        n_neighbours: mean number of neighbours within the message cutoff.
+        n_neighbours: mean number of neighbours, each counted by the square of its message's factor.
         ranges: distances and neighbourhoods in the training data.
         model: size and parts.
         data: dataset and split.

@@ -14,7 +14,7 @@ from hamnet.models.config import ModelConfig
 from hamnet.nn.execution import Execution
 from hamnet.nn.frames import EdgeRows, PairFrames
 from hamnet.nn.node import Expansion, FeedForward, RMSNorm, degree_of_row
-from hamnet.nn.radial import Decay, PairEmbedding, envelope
+from hamnet.nn.radial import Decay, PairEmbedding, envelope, nearness
 from hamnet.nn.readout import BlockFeatures, LinearReadout, block_rows, block_types
 from hamnet.nn.so2 import BothEnds, SO2Convolution
 from hamnet.nn.standardise import Standardiser
@@ -165,7 +165,8 @@ class SO2Network(nn.Module):
     Args:
         config: sizes and parts.
         tables: irreps of every block type of the training data.
-        n_neighbours: mean number of messages that an atom receives in the training data.
+        n_neighbours: sum of the squared factors of the messages that an atom receives, mean over
+            the training data.
 
     Raises:
         HamnetError: ``l_max`` is too small for the basis.
@@ -186,7 +187,7 @@ class SO2Network(nn.Module):
             )
         self.config, self.l_max = config, l_max
         self.channels = c = (config.channels, config.pseudo_channels)
-        self.message_weight = 1 / math.sqrt(max(n_neighbours, 1.0))
+        self.message_weight = 1 / math.sqrt(max(n_neighbours, 0.1))
         elements = tuple(sorted(t.type.z_i for t in tables if t.type.on_site))
         element_size = 16
         cutoffs = (config.message_cutoff, config.pair_cutoff)
@@ -291,7 +292,7 @@ class SO2Network(nn.Module):
             forward, backward = self._embed(self.pair_embedding, graph, part).chunk(2, dim=0)
             pairs, z = self._pairs(normed, part, (forward, backward))
             scale = self.norm_pair(*(x for y in pairs for x in y))[:, 0, 0]
-            fade = envelope(part.distance, self.config.pair_cutoff)
+            fade = nearness(part.distance, self.config.pair_cutoff, self.config.message_range)
             back = part.scaled(fade * self.message_weight * scale)
             sums = self.rows.scatter(*pairs[-1], back, sums)
             yield _Piece(pairs, scale, z, sums)
@@ -392,7 +393,8 @@ class SO2Network(nn.Module):
         element = self.element(self.message_embedding.index[graph.numbers])  # (A, C_natural)
         x = nn.functional.pad(element[:, None], (0, self.channels[1], 0, n_rows - 1))
         invariants = self._embed(self.message_embedding, graph, frames)
-        fade = envelope(frames.distance, self.config.message_cutoff) * self.message_weight
+        near = nearness(frames.distance, self.config.message_cutoff, self.config.message_range)
+        fade = near * self.message_weight
         start = self._axial(invariants, frames, fade, n_atoms)
         stages = [x + nn.functional.pad(start, (0, self.channels[1]))]
         back = frames.scaled(fade)

@@ -26,7 +26,8 @@ def _to_3(data: dict[str, Any], tensors: Tensors) -> None:
 
 
 def _to_4(data: dict[str, Any], tensors: Tensors) -> None:
-    """Version 4 has blocks that fall with the distance as the labels do."""
+    """Version 4 has blocks that fall with the distance as the labels do, and messages as well."""
+    data["model"]["message_range"] = 1e9
     tensors["network.decay.rates"] = torch.zeros(2, dtype=torch.float64)
 
 

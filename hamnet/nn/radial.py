@@ -1,5 +1,6 @@
 """What layers know of a distance."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -24,6 +25,15 @@ def envelope(distance: Tensor, cutoff: float, order: int = 6) -> Tensor:
     return torch.where(x < 1, value, torch.zeros_like(value))
 
 
+def nearness(distance: Tensor, cutoff: float, reach: float) -> Tensor:
+    """Return the factor of a message: a Gaussian of width ``reach``, zero from the cutoff on."""
+    return envelope(distance, cutoff) * torch.exp(-((distance / reach) ** 2))
+
+
+TYPICAL_DECAY = 0.15
+"""Of overlaps of valence orbitals, ``exp(-0.15 r^2)``, r in Angstrom."""
+
+
 class Decay(nn.Module):
     """How fast blocks of pairs fall with the distance: ``exp(-b r - c r^2)``, fitted to labels.
 
@@ -46,6 +56,8 @@ class Decay(nn.Module):
     def fit(self, sizes: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Set the rates, which are not negative, by least squares of the logarithms.
 
+        A hundredth of the weight has `TYPICAL_DECAY`, for labels whose distances hardly vary.
+
         Args:
             sizes: distances and sizes of the labels of each type of pairs, ``(n,)`` each; types
                 differ by a factor, which is not kept.
@@ -53,7 +65,12 @@ class Decay(nn.Module):
         if not sizes:
             return
         columns = [torch.stack([r, r.square(), -size.log()], dim=1) for r, size in sizes]
-        rows = torch.cat([c - c.mean(dim=0) for c in columns]).double().numpy()
+        r = torch.linspace(1.0, 6.0, 11)
+        typical = torch.stack([r, r.square(), TYPICAL_DECAY * r.square()], dim=1)
+        weight = math.sqrt(0.01 * sum(map(len, columns)) / len(r))
+        centred = [c - c.mean(dim=0) for c in columns]
+        centred.append(weight * (typical - typical.mean(dim=0)))
+        rows = torch.cat([c.double() for c in centred]).numpy()
         self.rates.copy_(torch.from_numpy(nnls(rows[:, :2], rows[:, 2])[0]))
 
 

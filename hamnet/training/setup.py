@@ -15,6 +15,7 @@ from hamnet.models.metadata import Metadata, TrainingData, library_versions
 from hamnet.models.model import type_name
 from hamnet.models.ranges import RangeMeter
 from hamnet.nn.execution import Execution
+from hamnet.nn.radial import nearness
 from hamnet.nn.readout import block_rows, block_types
 from hamnet.nn.standardise import TRACE_FLOOR
 from hamnet.structure import IntArray
@@ -137,7 +138,7 @@ def _metadata(
 ) -> Metadata:
     """Describe the training data: what the model may be used for later."""
     types: set[BlockType] = set()
-    charges, spins, n_messages, n_atoms = set(), set(), 0, 0
+    charges, spins, n_neighbours, n_atoms = set(), set(), 0.0, 0
     ranges = RangeMeter()
     for k in range(len(samples)):
         structure, sample = samples.records[k].structure, samples[k]
@@ -145,7 +146,9 @@ def _metadata(
         spins.add(structure.spin)
         types |= set(block_types(sample.graph))
         ranges.add(sample.graph)
-        n_messages += sample.n_messages
+        distance = sample.graph.pair_vectors()[sample.graph.edges].norm(dim=1)
+        near = nearness(distance, samples.cutoffs[0], config.model.message_range)
+        n_neighbours += 2 * float(near.square().sum())  # a pair has two messages
         n_atoms += len(structure)
     ordered = sorted(types, key=lambda t: (not t.on_site, t.z_i, t.z_j))
     used = [store.ids[k] for name in ("train", "validation") for k in split[name]]
@@ -160,7 +163,7 @@ def _metadata(
         charges=tuple(sorted(charges)),
         spins=tuple(sorted(spins)),
         reference=config.target.reference,
-        n_neighbours=n_messages / n_atoms,
+        n_neighbours=n_neighbours / n_atoms,
         ranges=ranges.result(),
         periodic=periodic,
         model=config.model.model_copy(update={**cutoffs, "l_max": l_max}),
