@@ -15,9 +15,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 import hamnet.models.model as prediction
 from hamnet.models import HamiltonianModel
-from hamnet.models.so2_network import MessageLayer, PairLayer, SO2Network
+from hamnet.models.so2_network import SO2Network
 from hamnet.nn.assembler import BlockAssembler
 from hamnet.nn.frames import PairFrames
+from hamnet.nn.layers import MessageLayer, PairLayer
 from hamnet.nn.node import FeedForward
 from hamnet.nn.readout import LinearReadout
 from hamnet.nn.standardise import Standardiser

@@ -14,9 +14,10 @@ import torch
 
 from hamnet.blocks import to_dense
 from hamnet.data.level import LevelOfTheory
-from hamnet.integrals import basis_for, overlap, reference_hamiltonian
+from hamnet.integrals import basis_for, overlap
 from hamnet.interop.pyscf import n_threads
 from hamnet.models.metadata import library_versions
+from hamnet.references import reference_hamiltonian
 from hamnet.structure import Structure
 from hamnet.testing import (
     TOLERANCE,

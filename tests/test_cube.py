@@ -8,10 +8,11 @@ from pyscf.tools.cubegen import Cube
 
 from hamnet.data.level import LevelOfTheory
 from hamnet.errors import HamnetError
-from hamnet.integrals import basis_for, overlap, reference_hamiltonian, valence_electrons
+from hamnet.integrals import basis_for, overlap, valence_electrons
 from hamnet.interop.cube import check_cube, orbital_place
 from hamnet.interop.pyscf import to_mole
 from hamnet.models.model import orbitals
+from hamnet.references import reference_hamiltonian
 from hamnet.structure import Structure
 from hamnet.units import BOHR_TO_ANGSTROM
 

@@ -10,11 +10,12 @@ from pyscf.pbc import gto as pbc_gto
 import hamnet
 from hamnet.data.level import LevelOfTheory
 from hamnet.errors import HamnetError
-from hamnet.integrals import basis_for, overlap, reference_hamiltonian
+from hamnet.integrals import basis_for, overlap
 from hamnet.interop.ase import from_atoms
 from hamnet.interop.pyscf import to_mole
 from hamnet.models.guards import FORCE, orbital_warnings
 from hamnet.models.model import orbitals
+from hamnet.references import reference_hamiltonian
 from hamnet.structure import Structure
 from hamnet.testing import random_model
 from hamnet.training.config import load_config

@@ -10,7 +10,8 @@ from hamnet.data.level import LevelOfTheory, check_same_level, record_id
 from hamnet.data.store import Store
 from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
-from hamnet.integrals import basis_for, overlap, reference_hamiltonian
+from hamnet.integrals import basis_for, overlap
+from hamnet.references import reference_hamiltonian
 from hamnet.structure import Structure
 from hamnet_datasets.labels import DEFAULT_REFERENCES, LabelError, label, resolve
 

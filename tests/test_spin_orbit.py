@@ -11,9 +11,10 @@ from hamnet.data.record import Record
 from hamnet.data.store import Store
 from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
-from hamnet.integrals import basis_for, reference_hamiltonian, to_mole
+from hamnet.integrals import basis_for, to_mole
 from hamnet.metrics import frame_metrics
 from hamnet.models import load_model
+from hamnet.references import reference_hamiltonian
 from hamnet.spinor import turned
 from hamnet.structure import Structure
 from hamnet.testing import random_rotation, rotate_orbitals

@@ -22,7 +22,8 @@ from hamnet.data.level import LevelOfTheory, record_id
 from hamnet.data.record import Record
 from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
-from hamnet.integrals import basis_for, overlap, reference_hamiltonian, to_mole
+from hamnet.integrals import basis_for, overlap, to_mole
+from hamnet.references import reference_hamiltonian
 from hamnet.registry import look_up
 from hamnet.structure import FloatArray, Structure
 from hamnet.units import BOHR_TO_ANGSTROM

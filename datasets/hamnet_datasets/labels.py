@@ -17,16 +17,8 @@ from hamnet.data.failure import Failure
 from hamnet.data.level import LevelOfTheory, record_id
 from hamnet.data.record import REFERENCES, Record
 from hamnet.errors import HamnetError
-from hamnet.integrals import (
-    basis_name,
-    basis_of,
-    check_x2c,
-    reference_hamiltonian,
-    sap_hamiltonian,
-    to_blocks,
-    to_mole,
-    xc_components,
-)
+from hamnet.integrals import basis_name, basis_of, to_blocks, to_mole, xc_components
+from hamnet.references import check_x2c, reference_hamiltonian, sap_hamiltonian
 from hamnet.registry import look_up
 from hamnet.spinor import matrix_problem
 from hamnet.structure import FloatArray, Structure, check_contacts

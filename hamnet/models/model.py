@@ -14,7 +14,7 @@ from hamnet.data.record import Record
 from hamnet.data.samples import Sample, batch_samples, make_sample, record_sample
 from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph
-from hamnet.integrals import overlap, reference_hamiltonian, valence_electrons
+from hamnet.integrals import overlap, valence_electrons
 from hamnet.interop.pyscf import Mole
 from hamnet.interop.structures import System, to_structure
 from hamnet.irreps import BlockType, block_irreps
@@ -38,6 +38,7 @@ from hamnet.nn.frames import PairFrames
 from hamnet.nn.readout import block_rows, block_types
 from hamnet.nn.standardise import Standardiser
 from hamnet.prediction import Prediction, aufbau
+from hamnet.references import reference_hamiltonian
 from hamnet.registry import look_up
 from hamnet.so3.rotation import EdgeFrame
 from hamnet.spectrum import solve

@@ -13,10 +13,11 @@ from hamnet.irreps import BlockIrreps, BlockType
 from hamnet.models.config import ModelConfig
 from hamnet.nn.execution import Execution
 from hamnet.nn.frames import EdgeRows, PairFrames
-from hamnet.nn.node import Expansion, FeedForward, RMSNorm, degree_of_row
+from hamnet.nn.layers import MessageLayer, PairFeatures, PairLayer, directions
+from hamnet.nn.node import Expansion, RMSNorm, degree_of_row
 from hamnet.nn.radial import Decay, PairEmbedding, envelope, nearness
 from hamnet.nn.readout import BlockFeatures, LinearReadout, block_rows, block_types
-from hamnet.nn.so2 import BothEnds, SO2Convolution
+from hamnet.nn.so2 import SO2Convolution
 from hamnet.nn.standardise import Standardiser
 from hamnet.nn.tracegrad import (
     TraceGrad,
@@ -28,9 +29,6 @@ from hamnet.nn.tracegrad import (
     split_pair,
 )
 from hamnet.so3.layout import SO2Layout
-
-PairFeatures = tuple[Tensor, Tensor]
-"""Features of pairs in edge rows, plus and minus (`EdgeRows`), ``(P, K, C)`` each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,94 +57,6 @@ class _Piece:
     scale: Tensor
     invariants: Tensor | None
     sums: Tensor
-
-
-class MessageLayer(nn.Module):
-    """Residual message passing (SO(2) convolution) and feed-forward, each with a norm before it.
-
-    Args:
-        config: sizes.
-        l_max: largest degree.
-        n_invariants: size of the pair embedding.
-    """
-
-    def __init__(self, config: ModelConfig, l_max: int, n_invariants: int) -> None:
-        super().__init__()
-        c = (config.channels, config.pseudo_channels)
-        self.rows = EdgeRows(l_max, c)
-        self.norm = RMSNorm(degree_of_row(l_max))
-        self.ends = BothEnds(l_max, c, n_invariants, config.radial_hidden)
-        self.convolution = SO2Convolution(l_max, c, c)
-        self.feed = FeedForward(l_max, c, widen=2)
-
-    def forward(
-        self, x: Tensor, frames: PairFrames, back: PairFrames, invariants: Tensor
-    ) -> Tensor:
-        """Update node features ``(A, K, C)``.
-
-        Args:
-            x: node features, laboratory rows.
-            frames: of the E pairs that carry messages.
-            back: the same, scaled by envelope and normalisation.
-            invariants: embedding of both directions, ``(2E, n_invariants)``.
-        """
-        normed, filters = x * self.norm(x), self.ends.filters()
-        size = self.rows.at_once(len(frames.distance))
-        for part, scaled, both in zip(
-            frames.pieces(size), back.pieces(size), _directions(invariants, size), strict=True
-        ):
-            i, j = (self.rows.gather(normed, atoms, part) for atoms in part.pairs)
-            plus, minus = self.convolution(*self.ends((i, j), both, filters))
-            x = self.rows.scatter(plus, minus, scaled, x)
-        y: Tensor = x + self.feed(x * self.norm(x))
-        return y
-
-
-class PairLayer(nn.Module):
-    """Update of the pairs' own features, which stay in their frames.
-
-    Args:
-        config: sizes.
-        l_max: largest degree.
-        n_invariants: size of the pair embedding.
-        first: there are no pair features yet.
-    """
-
-    def __init__(self, config: ModelConfig, l_max: int, n_invariants: int, first: bool) -> None:
-        super().__init__()
-        c = (config.channels, config.pseudo_channels)
-        self.ends = BothEnds(l_max, c, n_invariants, config.radial_hidden)
-        rows = SO2Layout(l_max).degree_of_row
-        self.norm_pair = None if first else RMSNorm(rows)
-        self.convolution = SO2Convolution(l_max, c, c)
-
-    def forward(
-        self,
-        ends: tuple[Tensor, Tensor],
-        pairs: PairFeatures | None,
-        invariants: tuple[Tensor, Tensor],
-    ) -> PairFeatures:
-        """Return new pair features.
-
-        Args:
-            ends: of atoms i and j in the frames of the pairs, `EdgeRows.gather`.
-            pairs: the pairs' features so far; None in the first layer.
-            invariants: embedding of both directions, ``(P, n_invariants)``.
-        """
-        plus, minus = self.ends(ends, invariants, self.ends.filters())
-        if pairs is None or self.norm_pair is None:
-            made: PairFeatures = self.convolution(plus, minus)
-            return made
-        inverse = self.norm_pair(*pairs)
-        plus, minus = plus + pairs[0] * inverse, minus + pairs[1] * inverse
-        update = self.convolution(plus, minus)
-        return pairs[0] + update[0], pairs[1] + update[1]
-
-
-def _directions(invariants: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """Cut the embeddings of (i, j) and of (j, i), ``(2P, n)``, as `PairFrames.pieces` does."""
-    forward, backward = (half.split(size) for half in invariants.chunk(2, dim=0))
-    return list(zip(forward, backward, strict=True))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -204,10 +114,11 @@ class SO2Network(nn.Module):
             nn.Linear(config.radial_hidden, (l_max + 1) * c[0]),
         )
         self.message_layers = nn.ModuleList(
-            MessageLayer(config, l_max, n_invariants) for _ in range(config.layers)
+            MessageLayer(l_max, c, n_invariants, config.radial_hidden) for _ in range(config.layers)
         )
         self.pair_layers = nn.ModuleList(
-            PairLayer(config, l_max, n_invariants, first=k == 0) for k in range(config.pair_layers)
+            PairLayer(l_max, c, n_invariants, config.radial_hidden, first=k == 0)
+            for k in range(config.pair_layers)
         )
         width = config.tracegrad_hidden
         sizes = (config.tracegrad_rank, width, width, config.tracegrad_features)
@@ -416,7 +327,7 @@ class SO2Network(nn.Module):
         out = fade.new_zeros(n_atoms, len(degree), n)
         size = self.rows.at_once(len(fade))
         for part, f, both in zip(
-            frames.pieces(size), fade.split(size), _directions(invariants, size), strict=True
+            frames.pieces(size), fade.split(size), directions(invariants, size), strict=True
         ):
             y = part.axial_harmonics() * f[:, None]  # (P, K)
             for atoms, x, harmonics in zip(part.pairs, both, (y, y * parity), strict=True):
