@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hamnet.basis import OrbitalBasis
 from hamnet.blocks import HamiltonianBlocks, PairLayout, SpinKind
+from hamnet.correction import corrected
 from hamnet.data.record import Record
 from hamnet.data.samples import Sample, batch_samples, make_sample, record_sample
 from hamnet.errors import HamnetError
@@ -222,7 +223,7 @@ class HamiltonianModel(nn.Module):
             if structure.is_periodic:
                 out.append(self._crystal(structure, delta, s, sample, remark))
                 continue
-            h = delta
+            h = corrected(delta, s, self.metadata.overlap_floor)
             if reference != "none":
                 h += reference_hamiltonian(structure, level, reference, self.basis).entries
             n_electrons = valence_electrons(structure, self.basis)
@@ -323,11 +324,11 @@ class HamiltonianModel(nn.Module):
                 kept = delta[:, : s.layout.n_entries]  # pairs that the label lacks stand behind
                 out.append(self._crystal(record.structure, kept, s, sample))
                 continue
-            h = delta
+            s = record.blocks("overlap")
+            h = corrected(delta, s, self.metadata.overlap_floor)
             if reference != "none":
                 h += record.references[reference]
             n_electrons = round(float(record.occupations.sum()))
-            s = record.blocks("overlap")
             found = orbitals(record.structure, self.basis, h, s, n_electrons)
             out.append(self._finish(found, sample))
         return self._with_uncertainty(run, out)
@@ -338,7 +339,8 @@ class HamiltonianModel(nn.Module):
         if self.covariance is None:
             return None
         readout = self.network.readout
-        return Propagation(readout, self.covariance, self.standardiser, self.assembler)
+        floor = self.metadata.overlap_floor
+        return Propagation(readout, self.covariance, self.standardiser, self.assembler, floor)
 
     def _with_uncertainty(self, run: Inference, found: list[Prediction]) -> list[Prediction]:
         propagation, scale = self.propagation, self.metadata.uncertainty

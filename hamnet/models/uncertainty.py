@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hamnet.blocks import SpinKind, entry_weights
+from hamnet.correction import trust
 from hamnet.data.samples import Sample
 from hamnet.irreps import BlockType, IrrepClass
 from hamnet.models.so2_network import NetworkOutput
@@ -28,7 +29,7 @@ from hamnet.nn.frames import PairFrames
 from hamnet.nn.readout import LinearReadout, block_rows
 from hamnet.nn.standardise import Standardiser
 from hamnet.prediction import Prediction
-from hamnet.spinor import symmetrised
+from hamnet.spinor import doubled, symmetrised
 from hamnet.structure import FloatArray
 
 DEGENERATE = 1e-4
@@ -61,6 +62,7 @@ class Propagation:
     covariance: ReadoutCovariance
     standardiser: Standardiser
     assembler: BlockAssembler
+    floor: float
 
     def stds(self, run: Inference, predictions: Sequence[Prediction]) -> FloatArray:
         """Return standard deviations before calibration, Hartree, ``[n_structures, 4]``.
@@ -103,17 +105,18 @@ class Propagation:
         self, run: Inference, predictions: Sequence[Prediction], which: int
     ) -> dict[BlockType, Tensor]:
         """Return the derivative of HOMO (0) or LUMO (1) by the irreps of all blocks."""
-        entries = np.concatenate([_projector(p, which) for p in predictions])
+        entries = np.concatenate([_projector(p, which, self.floor) for p in predictions])
         batch = run.batch
         pulled = torch.from_numpy(entries).to(run.entries.device)
         return self.assembler.inverse(pulled, batch.index, batch.graph, run.frames)
 
 
-def _projector(prediction: Prediction, which: int) -> FloatArray:
+def _projector(prediction: Prediction, which: int, floor: float) -> FloatArray:
     """Return ``d eps / d H`` of HOMO or LUMO for each entry, ``[n_entries]``; 0 without orbital.
 
     Entries of the four matrices of a spinor Hamiltonian follow each other. Both spinors of a
-    Kramers pair count, so that the projector is time-reversal symmetric, as H is.
+    Kramers pair count, so that the projector is time-reversal symmetric, as H is. What is learnt
+    reaches the orbitals through `hamnet.correction`.
     """
     level = prediction.lumo if which else prediction.homo
     weights = entry_weights(prediction.layout)
@@ -123,6 +126,9 @@ def _projector(prediction: Prediction, which: int) -> FloatArray:
     near = np.abs(prediction.orbital_energies - level) < DEGENERATE  # (n_spin, n_mo)
     near &= (prediction.occupations > 0) == (which == 0)
     c = np.concatenate([x[:, n] for x, n in zip(prediction.coefficients, near, strict=True)], 1)
+    if floor:
+        f = trust(prediction.overlap, floor)
+        c = (doubled(f) if spinor else f) @ c
     row, col = prediction.layout.orbital_indices()
     if spinor:
         four = 2 * symmetrised(c @ c.conj().T / c.shape[1])

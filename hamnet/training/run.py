@@ -12,7 +12,7 @@ from pathlib import Path
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.files import write_text
-from hamnet.metrics import frame_metrics, summarise
+from hamnet.metrics import summarise
 from hamnet.models import HamiltonianModel, save_model
 from hamnet.models.card import CARD_FILE, model_card
 from hamnet.models.files import MODEL_FILE
@@ -25,6 +25,7 @@ from hamnet.training.config import TrainConfig, load_config, to_toml
 from hamnet.training.dataset import SampleDataset
 from hamnet.training.finetune import load_parent
 from hamnet.training.fit import CHECKPOINT, fit
+from hamnet.training.floor import best_floor, floors_of, frames_with
 from hamnet.training.readout import solve_readout
 from hamnet.training.setup import Setup, choose_split, set_up
 from hamnet.training.uncertainty import MAX_FRAMES, add_uncertainty, fit_covariance
@@ -109,7 +110,8 @@ def _write_model(
 ) -> None:
     model = setup.model
     model.network = best.network
-    model.metadata = model.metadata.model_copy(update={"metrics": dict(best.metrics)})
+    found = {"metrics": dict(best.metrics), "overlap_floor": best.floor}
+    model.metadata = model.metadata.model_copy(update=found)
     if best.covariance is not None:
         few = RecordBatches(setup.validation, config.training, MAX_FRAMES, shared=False)
         add_uncertainty(model, best.covariance, few)
@@ -136,6 +138,7 @@ class _Candidate:
     name: str
     network: SO2Network
     metrics: Mapping[str, float]
+    floor: float
     covariance: ReadoutCovariance | None  # in the first process alone
 
 
@@ -151,11 +154,11 @@ def _candidate(name: str, setup: Setup, config: TrainConfig, report: Report) -> 
         if wanted and parallel.rank() == 0:  # which alone writes the model
             few = sample_batches(setup.validation, config.training, MAX_FRAMES, shared=False)
             covariance = fit_covariance(model, fitted, few)
-    metrics = _validate(model, setup.validation, config)
+    metrics, floor = _validate(model, setup.validation, config)
     if metrics:
         solved = ", readout solved" if config.readout.solve else ""
         report(f"{name}{solved}: validation {describe(metrics)}")
-    return _Candidate(name, model.network, metrics, covariance)
+    return _Candidate(name, model.network, metrics, floor, covariance)
 
 
 def _best(candidates: list[_Candidate]) -> _Candidate:
@@ -205,16 +208,22 @@ def _function(config: TrainConfig) -> TrainConfig:
 
 def _validate(
     model: HamiltonianModel, samples: SampleDataset, config: TrainConfig
-) -> dict[str, float]:
-    """Return the errors of all validation frames, of the model as it will be saved."""
-    frames = []
+) -> tuple[dict[str, float], float]:
+    """Return the errors of all validation frames, of the model as it will be saved, and its floor.
+
+    Without validation frames there are no errors, and the floor is 0.
+    """
+    frames: dict[float, list[dict[str, float]]] = {floor: [] for floor in floors_of(model)}
     for batch in RecordBatches(samples, config.training):
-        predictions = model.predict_labelled(batch)
-        frames += [frame_metrics(p, r) for p, r in zip(predictions, batch, strict=True)]
-    frames = parallel.gather(frames)
-    if not frames:
-        return {}
-    return {name: x for name, x in summarise(frames).items() if math.isfinite(x)}
+        pairs = list(zip(model.predict_labelled(batch), batch, strict=True))
+        for floor in frames:
+            frames[floor] += frames_with(floor, model.metadata.reference, pairs)
+    gathered = {floor: parallel.gather(found) for floor, found in frames.items()}
+    if not gathered[0.0]:
+        return {}, 0.0
+    floor = best_floor(gathered)
+    errors = summarise(gathered[floor])
+    return {name: x for name, x in errors.items() if math.isfinite(x)}, floor
 
 
 def _write_json(path: Path, data: Mapping[str, object]) -> None:
