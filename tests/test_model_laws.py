@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hamnet.blocks import to_dense
 from hamnet.graph import build_graph
 from hamnet.models import HamiltonianModel
 from hamnet.models.model import MODELS
@@ -19,6 +20,7 @@ from hamnet.testing import (
     predict_matrix,
     random_model,
     random_rotation,
+    rotate_orbitals,
 )
 
 SETTINGS = {name: {"name": name} for name in MODELS}
@@ -143,3 +145,24 @@ def test_blocks_fall_with_the_distance_as_the_labels_do():
     decay.fit([(narrow, torch.exp(-5 * narrow))])  # says nothing of 4 Angstrom
     near, distant = decay(torch.tensor([1.0, 4.0], dtype=torch.float64))
     assert 0.1 < (distant / near) / (far[1] / far[0]) < 10
+
+
+def test_a_correction_fades_with_the_overlap_and_turns_with_the_molecule(rng):
+    """F dH F of `hamnet.correction`: nothing at floor 0, equivariant, less the higher the floor."""
+    model, structure = make_model(), molecules()[0]
+    rotation = random_rotation(rng, improper=True)
+    turned = moved(structure, structure.positions @ rotation.T)
+    d = rotate_orbitals(model.basis, structure.numbers, rotation)
+    whole = to_dense(model.predict(structure).hamiltonian)[0]
+    sizes = [np.abs(whole).sum()]
+    for floor in (1e-9, 0.01, 0.1):
+        model.metadata = model.metadata.model_copy(update={"overlap_floor": floor})
+        one, two = (to_dense(model.predict(s).hamiltonian)[0] for s in (structure, turned))
+        assert np.abs(two - d @ one @ d.T).max() < 1e-10
+        assert np.abs(one - one.T).max() < 1e-12
+        sizes.append(np.linalg.norm(whole - one))
+    assert sizes[1] < 1e-9 * sizes[0]
+    assert 1e-6 * sizes[0] < sizes[2] < sizes[3]
+    values, vectors = np.linalg.eigh(to_dense(model.predict(structure).overlap))
+    kept = (vectors.T @ one @ vectors).diagonal() / (vectors.T @ whole @ vectors).diagonal()
+    assert np.allclose(kept, (values**2 / (values**2 + floor**2)) ** 2)

@@ -20,6 +20,7 @@ from hamnet.models.files import MODEL_FILE
 from hamnet.structure import Structure
 from hamnet.training.callbacks import read_history
 from hamnet.training.config import load_config
+from hamnet.training.floor import FLOORS, JUDGED
 from hamnet.training.loss import compute_loss
 from hamnet.training.readout import DEFAULT_LAMBDA, accumulate, solve_readout
 from hamnet.training.run import CHECKPOINT, train
@@ -258,3 +259,21 @@ def test_elements_that_only_validation_holds(tmp_path, many_waters, level):
     assert result.metrics["h_mae_uha"] > 0
     with pytest.raises(HamnetError, match="atom 0 is F"):
         load_model(result.model_file).predict_labelled([fluoride])
+
+
+def test_the_floor_of_overlaps_is_the_best_on_validation_frames(store, tmp_path):
+    """A poor model is better with H0 where the overlap is small; the run finds that by itself."""
+    settings = [*SMALL, "training.max_steps=0", "target.reference=minao", "model.channels=4"]
+    result = train(store, tmp_path / "run", load_config(overrides=settings), report=lambda _: None)
+    model = load_model(result.model_file)
+    with Store.open(store) as data:
+        split = json.loads((tmp_path / "run" / "split.json").read_text())
+        records = [data[k] for k in split["validation"]]
+    products = {}
+    for floor in FLOORS:
+        model.metadata = model.metadata.model_copy(update={"overlap_floor": floor})
+        found = zip(model.predict_labelled(records), records, strict=True)
+        errors = summarise([frame_metrics(p, r) for p, r in found])
+        products[floor] = np.prod([errors[name] for name in JUDGED])
+    chosen = load_model(result.model_file).metadata.overlap_floor
+    assert products[chosen] == pytest.approx(min(products.values()), rel=1e-4)

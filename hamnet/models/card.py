@@ -36,6 +36,7 @@ def model_card(metadata: Metadata) -> str:
             f"and {metadata.model.pair_layers} pair layers",
             f"- cutoffs: messages {metadata.model.message_cutoff:g} Å, blocks "
             f"{metadata.model.pair_cutoff:g} Å",
+            f"- overlap eigenvalues below which H0 stays alone: {metadata.overlap_floor:g}",
             f"- seed: {metadata.seed}",
             f"- made with: {', '.join(f'{k} {v}' for k, v in metadata.versions.items())}",
             f"- file: safetensors, hamnet's model format {metadata.format_version}",
