@@ -11,10 +11,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import resource_tracker
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import TypeVar
 
 import dask
@@ -299,8 +301,10 @@ def process(
     seen: set[str] = set()
     tasks = _new_tasks(frames, writer, progress, retry_failed, seen, on_progress)
     running = run_tasks(function, tasks, n_workers=n_workers, scheduler=scheduler)
-    with closing(running) as results:
+    with _noting_interrupts() as interrupted, closing(running) as results:
         for task, outcome in results:
+            if interrupted():
+                raise KeyboardInterrupt
             _keep(outcome, task, writer, progress)
             if not isinstance(outcome, Failure | Exception):
                 seen.discard(outcome[0].id)  # the writer knows it now
@@ -309,6 +313,26 @@ def process(
     if progress.done != reported:  # frames at the end that needed no work
         on_progress(progress)
     return progress
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[Callable[[], bool]]:
+    """Remember a Ctrl-C: where it falls into a finaliser (one of Dask's), Python drops it."""
+    seen: list[int] = []
+    usual = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    ours = usual is signal.default_int_handler and current_thread() is main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, usual)
 
 
 def _new_tasks(
