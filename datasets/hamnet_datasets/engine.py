@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import resource_tracker
-from threading import current_thread, main_thread
+from threading import Timer, current_thread, main_thread
 from types import FrameType
 from typing import TypeVar
 
@@ -301,10 +301,8 @@ def process(
     seen: set[str] = set()
     tasks = _new_tasks(frames, writer, progress, retry_failed, seen, on_progress)
     running = run_tasks(function, tasks, n_workers=n_workers, scheduler=scheduler)
-    with _noting_interrupts() as interrupted, closing(running) as results:
+    with _deferring_interrupts(), closing(running) as results:
         for task, outcome in results:
-            if interrupted():
-                raise KeyboardInterrupt
             _keep(outcome, task, writer, progress)
             if not isinstance(outcome, Failure | Exception):
                 seen.discard(outcome[0].id)  # the writer knows it now
@@ -316,20 +314,23 @@ def process(
 
 
 @contextmanager
-def _noting_interrupts() -> Iterator[Callable[[], bool]]:
-    """Remember a Ctrl-C: where it falls into a finaliser (one of Dask's), Python drops it."""
-    seen: list[int] = []
+def _deferring_interrupts() -> Iterator[None]:
+    """Let a Ctrl-C that falls into a finaliser, one of Dask's, come again: Python drops it."""
     usual = signal.getsignal(signal.SIGINT)
 
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        signal.default_int_handler(number, frame)
+    def handle(number: int, frame: FrameType | None) -> None:
+        where = frame
+        while where is not None and where.f_code.co_name != "__del__":
+            where = where.f_back
+        if where is None:
+            signal.default_int_handler(number, frame)
+        Timer(0.05, os.kill, (os.getpid(), number)).start()
 
     ours = usual is signal.default_int_handler and current_thread() is main_thread()
     if ours:
-        signal.signal(signal.SIGINT, note)
+        signal.signal(signal.SIGINT, handle)
     try:
-        yield lambda: bool(seen)
+        yield
     finally:
         if ours:
             signal.signal(signal.SIGINT, usual)
