@@ -214,21 +214,19 @@ class HamiltonianModel(nn.Module):
             overlaps.append(s)
         if not samples:
             return []
-        run = self.infer(batch_samples(samples))
-        out = []
-        reference, level = self.metadata.reference, self.metadata.level
+        run, out = self.infer(batch_samples(samples)), []
+        kind, level = self.metadata.reference, self.metadata.level
         for structure, s, delta, sample, remark in zip(
             structures, overlaps, _split(run), samples, remarks, strict=True
         ):
             if structure.is_periodic:
                 out.append(self._crystal(structure, delta, s, sample, remark))
                 continue
-            h = corrected(delta, s, self.metadata.overlap_floor)
-            if reference != "none":
-                h += reference_hamiltonian(structure, level, reference, self.basis).entries
+            h0 = None
+            if kind != "none":
+                h0 = reference_hamiltonian(structure, level, kind, self.basis).entries
             n_electrons = valence_electrons(structure, self.basis)
-            found = orbitals(structure, self.basis, h, s, n_electrons)
-            out.append(self._finish(found, sample, remark))
+            out.append(self._molecule(structure, delta, h0, s, n_electrons, sample, remark))
         return self._with_uncertainty(run, out)
 
     def _accept(self, system: System, force: bool) -> tuple[Structure, tuple[str, ...]]:
@@ -274,10 +272,7 @@ class HamiltonianModel(nn.Module):
         sample: Sample,
         remarks: tuple[str, ...] = (),
     ) -> Prediction:
-        """Return the prediction of a crystal: H and S; `hamnet.bands` makes bands of them.
-
-        The Hamiltonian is ``[n_matrices, n_entries]``.
-        """
+        """Return the prediction of a crystal, H ``[n_matrices, n_entries]``: see `hamnet.bands`."""
         pseudo, none = self.metadata.level.pseudo, np.zeros((1, 0))
         outside = range_warnings(sample.graph, self.metadata.ranges, self.cutoffs)
         return Prediction(
@@ -293,10 +288,21 @@ class HamiltonianModel(nn.Module):
             n_electrons=valence_charges(structure, self.basis.name, pseudo) if pseudo else None,
         )
 
-    def _finish(
-        self, prediction: Prediction, sample: Sample, remarks: tuple[str, ...] = ()
+    def _molecule(
+        self,
+        structure: Structure,
+        delta: np.ndarray,
+        h0: np.ndarray | None,
+        s: HamiltonianBlocks,
+        n_electrons: int,
+        sample: Sample,
+        remarks: tuple[str, ...] = (),
     ) -> Prediction:
-        """Add the level of theory and the warnings to a prediction."""
+        """Return the prediction of a molecule from what was learnt and H0, with its orbitals."""
+        h = corrected(delta, s, self.metadata.overlap_floor)
+        if h0 is not None:
+            h += h0
+        prediction = orbitals(structure, self.basis, h, s, n_electrons)
         outside = range_warnings(sample.graph, self.metadata.ranges, self.cutoffs)
         warnings = (*remarks, *outside, *orbital_warnings(prediction))
         return replace(prediction, level=self.metadata.level, warnings=warnings)
@@ -316,21 +322,16 @@ class HamiltonianModel(nn.Module):
             self.check_pairs(samples[-1].graph)
         if not samples:
             return []
-        run = self.infer(batch_samples(samples))
-        out = []
+        run, out = self.infer(batch_samples(samples)), []
         for record, delta, sample in zip(records, _split(run), samples, strict=True):
             if record.structure.is_periodic:
                 s = record.blocks("overlap")
                 kept = delta[:, : s.layout.n_entries]  # pairs that the label lacks stand behind
                 out.append(self._crystal(record.structure, kept, s, sample))
                 continue
-            s = record.blocks("overlap")
-            h = corrected(delta, s, self.metadata.overlap_floor)
-            if reference != "none":
-                h += record.references[reference]
-            n_electrons = round(float(record.occupations.sum()))
-            found = orbitals(record.structure, self.basis, h, s, n_electrons)
-            out.append(self._finish(found, sample))
+            h0 = None if reference == "none" else record.references[reference]
+            s, n_electrons = record.blocks("overlap"), round(float(record.occupations.sum()))
+            out.append(self._molecule(record.structure, delta, h0, s, n_electrons, sample))
         return self._with_uncertainty(run, out)
 
     @property

@@ -105,7 +105,7 @@ class ReadoutConfig(Section):
     solve: bool = True
     """Solve it before the gradient steps and after them, and keep the better network."""
     start: float = Field(default=1e-2, ge=0)
-    """Ridge, relative to the mean diagonal of the normal matrix, of the solution from which
+    """Ridge (lambda of `hamnet.training.readout`) of the solution from which
     gradient steps start (not in fine-tuning); 0 starts from zero. The best solution for random
     features, with a far smaller ridge, rests on directions that no gradient step could follow."""
     uncertainty: bool = True
