@@ -20,6 +20,7 @@ ERRORS = {
     "lumo_mae_mev": "LUMO",
     "gap_mae_mev": "gap (meV)",
     "psi_cosine": "cosine",
+    "density_error": "density",
     "spurious_low": "spurious per molecule",
     "h0_reduction": "H0's error / error",
 }

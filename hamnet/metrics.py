@@ -40,6 +40,8 @@ METRICS: Mapping[str, str] = {
     "gap_mae_mev": "error of the HOMO-LUMO gap, meV",
     "psi_cosine": "mean |cosine| of the occupied orbitals' coefficients, 1 is perfect; not defined "
     "for spinors, which come in degenerate pairs",
+    "density_error": "|P - P_ref|, the density matrices' distance in the metric of S; a pair of "
+    "electrons in another orbital makes 2.83",
     "h_loewdin_mae_uha": "mean |S^-1/2 dH S^-1/2| over all matrix elements, µHa",
     "spurious_low": "orbitals below the true LUMO that belong far above it, per molecule",
     "h_mae_mev": "crystals: mean |dH| over all matrix elements of the stored pairs, meV",
@@ -85,6 +87,7 @@ def frame_metrics(prediction: Prediction, record: Record) -> dict[str, float]:
         "lumo_mae_mev": HARTREE_TO_MEV * abs(prediction.lumo - lumo),
         "gap_mae_mev": HARTREE_TO_MEV * abs(prediction.gap - (lumo - homo)),
         "psi_cosine": psi_cosine(prediction, record, true),
+        "density_error": density_error(prediction, record, true, metric),
         "h_loewdin_mae_uha": HARTREE_TO_UHA * h_loewdin_mae(prediction, record, overlap),
         "spurious_low": spurious_low(prediction, lumo, true, metric),
     }
@@ -137,6 +140,25 @@ def psi_cosine(prediction: Prediction, record: Record, true: Spectrum) -> float:
         norms = np.linalg.norm(one, axis=0) * np.linalg.norm(two, axis=0)
         cosines.append(np.abs((one * two).sum(axis=0)) / norms)
     return _mean(np.concatenate(cosines))
+
+
+def density_error(
+    prediction: Prediction, record: Record, true: Spectrum, overlap: FloatArray
+) -> float:
+    """Return ``|S^(1/2) (P - P_ref) S^(1/2)|``, which orbitals of one energy may mix in freely.
+
+    Args:
+        prediction: the predicted orbitals.
+        record: the label.
+        true: its orbitals.
+        overlap: S, ``[n, n]``; of spinors ``S (x) 1``.
+    """
+    per_orbital, square = prediction.hamiltonian.spin_kind.per_orbital, 0.0
+    for channel, reference in enumerate(true.coefficients.numpy()):
+        n = int((record.occupations[channel] > 0).sum())
+        common = reference[:, :n].conj().T @ overlap @ prediction.coefficients[channel][:, :n]
+        square += 2 * per_orbital**2 * (n - float((np.abs(common) ** 2).sum()))
+    return float(np.sqrt(max(square, 0.0)))
 
 
 def h_loewdin_mae(prediction: Prediction, record: Record, overlap: FloatArray) -> float:

@@ -15,6 +15,7 @@ LABELS = {
     "lumo_mae_mev": ("LUMO", "meV"),
     "gap_mae_mev": ("HOMO-LUMO gap", "meV"),
     "psi_cosine": ("orbital cosine", ""),
+    "density_error": ("density matrix, |dP| in the metric of S", "electrons"),
     "h_loewdin_mae_uha": ("H in the Löwdin basis, mean |dH|", "µHa"),
     "spurious_low": ("spurious orbitals below the LUMO", "per molecule"),
     "h_mae_mev": ("H of crystals", "meV"),

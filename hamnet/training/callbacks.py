@@ -21,6 +21,7 @@ HISTORY = (
     "val_lumo_mae_mev",
     "val_gap_mae_mev",
     "val_psi_cosine",
+    "val_density_error",
     "val_h_loewdin_mae_uha",
     "val_spurious_low",
     "val_h_mae_mev",

@@ -104,6 +104,10 @@ class ReadoutConfig(Section):
 
     solve: bool = True
     """Solve it before the gradient steps and after them, and keep the better network."""
+    orbital_steps: int = Field(default=12, ge=0)
+    """Steps of conjugate gradients that solve it again, together for all blocks, for what moves
+    orbital energies and density (`hamnet.training.orbital_fit`); 0: for matrix elements alone.
+    Closed-shell molecules only."""
     start: float = Field(default=1e-2, ge=0)
     """Ridge (lambda of `hamnet.training.readout`) of the solution from which
     gradient steps start (not in fine-tuning); 0 starts from zero. The best solution for random

@@ -1,6 +1,6 @@
 """The floor of overlaps, below which the learnt correction is faded out, by validation frames."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from hamnet.prediction import Prediction
 FLOORS = (0.0, 0.003, 0.01, 0.03, 0.1)
 """Candidates; see `hamnet.correction`."""
 
-JUDGED = ("h_mae_uha", "eps_occ_mae_mev", "lumo_mae_mev")
+JUDGED = ("h_mae_uha", "eps_occ_mae_mev", "lumo_mae_mev", "density_error")
 """Errors whose product is to be small."""
 
 
@@ -47,12 +47,12 @@ def frames_with(
     return found
 
 
-def best_floor(frames: dict[float, list[dict[str, float]]]) -> float:
-    """Return the floor with the smallest product of the errors in `JUDGED`."""
+def merit(errors: Mapping[str, float]) -> float:
+    """Return the logarithm of the product of the errors in `JUDGED` that exist."""
+    judged = [errors[name] for name in JUDGED if np.isfinite(errors.get(name, np.nan))]
+    return float(np.log(np.maximum(judged, 1e-12)).sum())
 
-    def product(floor: float) -> float:
-        errors = summarise(frames[floor])
-        judged = [errors[name] for name in JUDGED if np.isfinite(errors.get(name, np.nan))]
-        return float(np.log(np.maximum(judged, 1e-12)).sum())
 
-    return min(frames, key=product)
+def best_floor(frames: Mapping[float, list[dict[str, float]]]) -> float:
+    """Return the floor with the smallest `merit`."""
+    return min(frames, key=lambda floor: merit(summarise(frames[floor])))

@@ -13,7 +13,7 @@ size. Those of the validation set give the error of every lambda exactly, withou
 best lambda of each class is kept, W0 itself included.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -67,13 +67,42 @@ class NormalEquations:
         return self.square - 2 * cross + quadratic
 
 
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The solved weights of one class, and the eigenproblem that gave them.
+
+    With ``unit = d^(-1/2)``, ``unit X^T X unit = U diag(values) U^T``.
+
+    Attributes:
+        equations: of the training rows.
+        change: W - W0, ``(n_in, n_irreps)``.
+        unit: ``(n_in,)``.
+        values: not negative, ``(n_in,)``.
+        vectors: U, ``(n_in, n_in)``.
+        ridge: lambda tau.
+    """
+
+    equations: NormalEquations
+    change: Tensor
+    unit: Tensor
+    values: Tensor
+    vectors: Tensor
+    ridge: Tensor
+
+    def inverse(self, x: Tensor, strength: float) -> Tensor:
+        """Return ``(X^T X + strength lambda tau d)^-1 x``."""
+        rotated = self.vectors.T @ (self.unit[:, None] * x)
+        solved = self.vectors @ (rotated / (self.values + strength * self.ridge)[:, None])
+        return self.unit[:, None] * solved
+
+
 @torch.no_grad()
 def solve_readout(
     model: HamiltonianModel,
     train: Iterable[Sample],
     validation: Iterable[Sample],
     ridge: float = DEFAULT_LAMBDA,
-) -> dict[str, NormalEquations]:
+) -> dict[str, Solution]:
     """Replace the readout's weights by their optimum for the present features.
 
     Args:
@@ -84,23 +113,32 @@ def solve_readout(
         ridge: lambda of the classes of which there is no validation row.
 
     Returns:
-        The normal equations of the training batches of all processes.
+        What was solved for each class that occurs in the training batches of all processes.
     """
-    readout = model.network.readout
     fitted, checked = accumulate(model, train), accumulate(model, validation)
-    for _, irrep_class, name in readout.classes():
-        if name in fitted:
-            change = _best(fitted[name], checked.get(name), ridge)
-            _apply(readout, name, irrep_class, change)
+    solved = {}
+    for name in list(fitted):
+        solved[name] = _solve(fitted.pop(name), checked.pop(name, None), ridge)
+    change_weights(model, {name: solution.change for name, solution in solved.items()})
+    return solved
+
+
+@torch.no_grad()
+def change_weights(model: HamiltonianModel, changes: Mapping[str, Tensor]) -> None:
+    """Add to the readout's weights and, last row, to its biases, in all processes alike."""
+    readout = model.network.readout
+    for _, c, name in readout.classes():
+        if name in changes:
+            _apply(readout, name, c, changes[name])
     parallel.equalise(readout)
-    return fitted
 
 
 def accumulate(model: HamiltonianModel, batches: Iterable[Sample]) -> dict[str, NormalEquations]:
     """Return the normal equations of every class that occurs in the data of all processes."""
     readout = model.network.readout
     found = {
-        name: NormalEquations.empty(_weights(readout, name)) for _, _, name in readout.classes()
+        name: NormalEquations.empty(readout_weights(readout, name))
+        for _, _, name in readout.classes()
     }
     for batch in batches:
         for name, x, residual in problem_rows(model, batch):
@@ -127,10 +165,11 @@ def problem_rows(model: HamiltonianModel, sample: Sample) -> Iterator[tuple[str,
     for t, c, name, inputs in readout.design(features, graph, envelope):
         x = inputs.flatten(0, 1)
         goal = batch.goals[t][:, c.columns].reshape(-1, c.n_irreps)
-        yield name, x, goal - x @ _weights(readout, name)
+        yield name, x, goal - x @ readout_weights(readout, name)
 
 
-def _weights(readout: LinearReadout, name: str) -> Tensor:
+def readout_weights(readout: LinearReadout, name: str) -> Tensor:
+    """Return the weights of a class and, last row, its biases; float64."""
     weight = readout.weights[name].double()
     return (
         torch.cat([weight, readout.biases[name].double()[None]])
@@ -146,25 +185,28 @@ def _apply(readout: LinearReadout, name: str, c: IrrepClass, change: Tensor) -> 
     readout.weights[name] += change.to(readout.weights[name].dtype)
 
 
-def _best(fitted: NormalEquations, held_out: NormalEquations | None, default: float) -> Tensor:
-    """Return the change of the weights whose squared error on validation is the smallest."""
+def _solve(fitted: NormalEquations, held_out: NormalEquations | None, default: float) -> Solution:
+    """Return the weights whose squared error on validation is the smallest."""
     # Weights of unit penalty. Below rounding, a direction of the normal matrix says nothing.
-    unit = fitted.gram.diagonal().clamp(min=1e-300).pow(-0.25)[:, None]
-    values, vectors = torch.linalg.eigh(unit * fitted.gram * unit.T)
-    rotated = vectors.T @ (unit * fitted.moment)
+    unit = fitted.gram.diagonal().clamp(min=1e-300).pow(-0.25)
+    values, vectors = torch.linalg.eigh(unit[:, None] * fitted.gram * unit)
+    rotated = vectors.T @ (unit[:, None] * fitted.moment)
     rotated[values < torch.finfo(values.dtype).eps * values[-1]] = 0
-    tau = values.clamp(min=0).mean().clamp(min=1e-300)
+    values = values.clamp(min=0)
+    tau = values.mean().clamp(min=1e-300)
 
-    def change(ridge: float) -> Tensor:
-        solved: Tensor = vectors @ (rotated / (values.clamp(min=0) + ridge * tau)[:, None])
-        return unit * solved
+    def solution(ridge: float) -> Solution:
+        solved = vectors @ (rotated / (values + ridge * tau)[:, None])
+        return Solution(fitted, unit[:, None] * solved, unit, values, vectors, ridge * tau)
 
     if held_out is None:
-        return change(default)
-    best, smallest = torch.zeros_like(fitted.moment), float(held_out.square.sum())
+        return solution(default)
+    best = solution(LAMBDAS[0])
+    best.change.zero_()
+    smallest = float(held_out.square.sum())
     for ridge in LAMBDAS:
-        trial = change(ridge)
-        error = float(held_out.error(trial).sum())
+        trial = solution(ridge)
+        error = float(held_out.error(trial.change).sum())
         if error < smallest:
             best, smallest = trial, error
     return best

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import time
 import zipfile
 from collections.abc import Mapping
@@ -12,23 +11,19 @@ from pathlib import Path
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.files import write_text
-from hamnet.metrics import summarise
-from hamnet.models import HamiltonianModel, save_model
+from hamnet.models import save_model
 from hamnet.models.card import CARD_FILE, model_card
 from hamnet.models.files import MODEL_FILE
-from hamnet.models.so2_network import SO2Network
-from hamnet.nn.covariance import ReadoutCovariance
 from hamnet.training import parallel
 from hamnet.training.batches import RecordBatches, sample_batches
-from hamnet.training.callbacks import Report, describe
+from hamnet.training.callbacks import Report
+from hamnet.training.candidates import Candidate, best_candidate, make_candidate
 from hamnet.training.config import TrainConfig, load_config, to_toml
-from hamnet.training.dataset import SampleDataset
 from hamnet.training.finetune import load_parent
 from hamnet.training.fit import CHECKPOINT, fit
-from hamnet.training.floor import best_floor, floors_of, frames_with
 from hamnet.training.readout import solve_readout
 from hamnet.training.setup import Setup, choose_split, set_up
-from hamnet.training.uncertainty import MAX_FRAMES, add_uncertainty, fit_covariance
+from hamnet.training.uncertainty import MAX_FRAMES, add_uncertainty
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def train(
         candidates = []
         if config.readout.solve:
             untrained = copy.deepcopy(model.network)
-            candidates.append(_candidate("instant", setup, config, report))
+            candidates.append(make_candidate("instant", setup, config, report))
             model.network = untrained
         if config.readout.start and config.training.max_steps != 0 and parent is None:
             batches = sample_batches(setup.train, config.training)
@@ -89,8 +84,8 @@ def train(
         module = fit(setup, config, out, resume, report, begin)
         if module.global_step or not candidates:
             model.network = module.average
-            candidates.append(_candidate("trained", setup, config, report))
-        best = _best(candidates)
+            candidates.append(make_candidate("trained", setup, config, report))
+        best = best_candidate(candidates)
         if len(candidates) > 1:
             report(f"kept: {best.name}")
         seconds = module.elapsed + time.monotonic() - begin
@@ -103,8 +98,8 @@ def _write_model(
     out: Path,
     setup: Setup,
     config: TrainConfig,
-    best: "_Candidate",
-    candidates: list["_Candidate"],
+    best: Candidate,
+    candidates: list[Candidate],
     n_steps: int,
     seconds: float,
 ) -> None:
@@ -129,47 +124,6 @@ def _write_model(
 
 def _say_nothing(_: str) -> None:
     """Take the lines of a process that does not report."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Candidate:
-    """A network that may become the result, and its errors on the validation frames."""
-
-    name: str
-    network: SO2Network
-    metrics: Mapping[str, float]
-    floor: float
-    covariance: ReadoutCovariance | None  # in the first process alone
-
-
-def _candidate(name: str, setup: Setup, config: TrainConfig, report: Report) -> _Candidate:
-    """Solve the readout of the model as it is, and measure it."""
-    model = setup.model.to(parallel.device())
-    covariance = None
-    if config.readout.solve:
-        batches = sample_batches(setup.train, config.training)
-        fitted = solve_readout(model, batches, sample_batches(setup.validation, config.training))
-        wanted = config.readout.uncertainty and len(setup.validation) > 0
-        wanted = wanted and not model.metadata.periodic
-        if wanted and parallel.rank() == 0:  # which alone writes the model
-            few = sample_batches(setup.validation, config.training, MAX_FRAMES, shared=False)
-            covariance = fit_covariance(model, fitted, few)
-    metrics, floor = _validate(model, setup.validation, config)
-    if metrics:
-        solved = ", readout solved" if config.readout.solve else ""
-        report(f"{name}{solved}: validation {describe(metrics)}")
-    return _Candidate(name, model.network, metrics, floor, covariance)
-
-
-def _best(candidates: list[_Candidate]) -> _Candidate:
-    """Return the candidate with the smallest error of H; the last one without validation frames.
-
-    With few frames or little time, random features and a solved readout ("instant") can be better
-    than features that gradient steps have only begun to shape.
-    """
-    if not candidates[-1].metrics:
-        return candidates[-1]
-    return min(candidates, key=lambda c: c.metrics["h_mae_uha"])
 
 
 def _prepare_folder(out: Path, config: TrainConfig, resume: bool) -> None:
@@ -204,26 +158,6 @@ def _function(config: TrainConfig) -> TrainConfig:
     """Return the settings without those that change the speed and not what is computed."""
     plain = {"devices": 1, "compile": False, "checkpoint_activations": False}
     return config.model_copy(update={"training": config.training.model_copy(update=plain)})
-
-
-def _validate(
-    model: HamiltonianModel, samples: SampleDataset, config: TrainConfig
-) -> tuple[dict[str, float], float]:
-    """Return the errors of all validation frames, of the model as it will be saved, and its floor.
-
-    Without validation frames there are no errors, and the floor is 0.
-    """
-    frames: dict[float, list[dict[str, float]]] = {floor: [] for floor in floors_of(model)}
-    for batch in RecordBatches(samples, config.training):
-        pairs = list(zip(model.predict_labelled(batch), batch, strict=True))
-        for floor in frames:
-            frames[floor] += frames_with(floor, model.metadata.reference, pairs)
-    gathered = {floor: parallel.gather(found) for floor, found in frames.items()}
-    if not gathered[0.0]:
-        return {}, 0.0
-    floor = best_floor(gathered)
-    errors = summarise(gathered[floor])
-    return {name: x for name, x in errors.items() if math.isfinite(x)}, floor
 
 
 def _write_json(path: Path, data: Mapping[str, object]) -> None:

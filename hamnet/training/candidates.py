@@ -1,0 +1,120 @@
+"""Networks that may become the result of a run: solved, measured, and the best of them."""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hamnet.metrics import summarise
+from hamnet.models import HamiltonianModel
+from hamnet.models.so2_network import SO2Network
+from hamnet.nn.covariance import ReadoutCovariance
+from hamnet.training import parallel
+from hamnet.training.batches import RecordBatches, sample_batches
+from hamnet.training.callbacks import Report, describe
+from hamnet.training.config import TrainConfig
+from hamnet.training.dataset import SampleDataset
+from hamnet.training.floor import best_floor, floors_of, frames_with, merit
+from hamnet.training.orbital_fit import fit_orbitals
+from hamnet.training.readout import Solution, solve_readout
+from hamnet.training.setup import Setup
+from hamnet.training.uncertainty import MAX_FRAMES, fit_covariance
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A network that may become the result.
+
+    Attributes:
+        name: how it was made.
+        network: its weights.
+        metrics: errors on the validation frames; empty without any.
+        floor: see `hamnet.correction`.
+        covariance: of its readout, in the first process alone.
+    """
+
+    name: str
+    network: SO2Network
+    metrics: Mapping[str, float]
+    floor: float
+    covariance: ReadoutCovariance | None
+
+
+def make_candidate(name: str, setup: Setup, config: TrainConfig, report: Report) -> Candidate:
+    """Solve the readout of the model as it is, and measure it."""
+    model = setup.model.to(parallel.device())
+    if not config.readout.solve:
+        metrics, floor = _validate(model, setup.validation, config)
+        if metrics:
+            report(f"{name}: validation {describe(metrics)}")
+        return Candidate(name, model.network, metrics, floor, None)
+    batches = sample_batches(setup.train, config.training)
+    solved = solve_readout(model, batches, sample_batches(setup.validation, config.training))
+    metrics, floor = _validate(model, setup.validation, config)
+    if metrics:
+        report(f"{name}, readout solved: validation {describe(metrics)}")
+    closed_shells = not (model.metadata.periodic or model.metadata.level.is_spinor)
+    if config.readout.orbital_steps and closed_shells:
+        metrics, floor = _fit_orbitals(setup, config, solved, metrics, floor, report)
+    covariance = None
+    wanted = config.readout.uncertainty and len(setup.validation) > 0
+    if wanted and not model.metadata.periodic and parallel.rank() == 0:  # which writes the model
+        fitted = {name: solution.equations for name, solution in solved.items()}
+        few = sample_batches(setup.validation, config.training, MAX_FRAMES, shared=False)
+        covariance = fit_covariance(model, fitted, few)
+    return Candidate(name, model.network, metrics, floor, covariance)
+
+
+def _fit_orbitals(
+    setup: Setup,
+    config: TrainConfig,
+    solved: Mapping[str, Solution],
+    metrics: dict[str, float],
+    floor: float,
+    report: Report,
+) -> tuple[dict[str, float], float]:
+    """Solve the readout for the orbitals; keep that where the validation frames agree."""
+    model, before = setup.model, copy.deepcopy(setup.model.network.readout.state_dict())
+    model.metadata = model.metadata.model_copy(update={"overlap_floor": floor})
+    train = RecordBatches(setup.train, config.training)
+    fit_orbitals(model, train, solved, config.readout.orbital_steps)
+    model.metadata = model.metadata.model_copy(update={"overlap_floor": 0.0})
+    fitted, best = _validate(model, setup.validation, config)
+    if fitted and merit(fitted) > merit(metrics):
+        report("solved for orbitals: worse on validation, not kept")
+        model.network.readout.load_state_dict(before)
+        return metrics, floor
+    if fitted:
+        report(f"solved for orbitals: validation {describe(fitted)}")
+    return fitted, best
+
+
+def best_candidate(candidates: list[Candidate]) -> Candidate:
+    """Return the candidate with the smallest errors; the last one without validation frames.
+
+    With few frames or little time, random features and a solved readout ("instant") can be better
+    than features that gradient steps have only begun to shape.
+    """
+    if not candidates[-1].metrics:
+        return candidates[-1]
+    return min(candidates, key=lambda c: merit(c.metrics))
+
+
+def _validate(
+    model: HamiltonianModel, samples: SampleDataset, config: TrainConfig
+) -> tuple[dict[str, float], float]:
+    """Return the errors of all validation frames, of the model as it will be saved, and its floor.
+
+    Without validation frames there are no errors, and the floor is 0.
+    """
+    frames: dict[float, list[dict[str, float]]] = {floor: [] for floor in floors_of(model)}
+    for batch in RecordBatches(samples, config.training):
+        pairs = list(zip(model.predict_labelled(batch), batch, strict=True))
+        for floor in frames:
+            frames[floor] += frames_with(floor, model.metadata.reference, pairs)
+    gathered = {floor: parallel.gather(found) for floor, found in frames.items()}
+    if not gathered[0.0]:
+        return {}, 0.0
+    floor = best_floor(gathered)
+    errors = summarise(gathered[floor])
+    return {name: x for name, x in errors.items() if math.isfinite(x)}, floor
