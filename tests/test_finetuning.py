@@ -11,7 +11,7 @@ from hamnet.data.store import Store
 from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
 from hamnet.integrals import basis_for
-from hamnet.models import load_model
+from hamnet.models import load_model, save_model
 from hamnet.structure import Structure
 from hamnet.testing import predict_matrix
 from hamnet.training.config import load_config
@@ -189,3 +189,18 @@ def test_from_the_command_line(files, parent, tmp_path):
     result = CliRunner().invoke(app, ["train", "x.h5", "-o", "y", "--from", "absent.safetensors"])
     assert result.exit_code == 1
     assert "absent.safetensors: no such file" in result.stderr
+
+
+def test_without_validation_frames_the_floor_is_the_parents(parent, tmp_path, many_waters, level):
+    """Nothing could choose another one."""
+    old = load_model(parent)
+    old.metadata = old.metadata.model_copy(update={"overlap_floor": 0.03})
+    save_model(old, tmp_path / "parent.safetensors")
+    with Writer(tmp_path / "few.h5", level, references=("minao", "sap")) as writer:
+        for record in many_waters[:3]:
+            writer.append(record, basis_for(record.structure, level.basis), subset="train")
+        writer.finish()
+    start = f"training.start_from={tmp_path / 'parent.safetensors'}"
+    result, _ = run(tmp_path / "few.h5", tmp_path / "run", start, "training.max_steps=0")
+    assert not result.metrics
+    assert load_model(result.model_file).metadata.overlap_floor == 0.03

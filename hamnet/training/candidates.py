@@ -75,10 +75,9 @@ def _fit_orbitals(
 ) -> tuple[dict[str, float], float]:
     """Solve the readout for the orbitals; keep that where the validation frames agree."""
     model, before = setup.model, copy.deepcopy(setup.model.network.readout.state_dict())
-    model.metadata = model.metadata.model_copy(update={"overlap_floor": floor})
+    _set_floor(model, floor)
     train = RecordBatches(setup.train, config.training)
     fit_orbitals(model, train, solved, config.readout.orbital_steps)
-    model.metadata = model.metadata.model_copy(update={"overlap_floor": 0.0})
     fitted, best = _validate(model, setup.validation, config)
     if fitted and merit(fitted) > merit(metrics):
         report("solved for orbitals: worse on validation, not kept")
@@ -100,21 +99,28 @@ def best_candidate(candidates: list[Candidate]) -> Candidate:
     return min(candidates, key=lambda c: merit(c.metrics))
 
 
+def _set_floor(model: HamiltonianModel, floor: float) -> None:
+    model.metadata = model.metadata.model_copy(update={"overlap_floor": floor})
+
+
 def _validate(
     model: HamiltonianModel, samples: SampleDataset, config: TrainConfig
 ) -> tuple[dict[str, float], float]:
     """Return the errors of all validation frames, of the model as it will be saved, and its floor.
 
-    Without validation frames there are no errors, and the floor is 0.
+    Without validation frames there are no errors, and the floor stays what it is: 0, or a parent's.
     """
     frames: dict[float, list[dict[str, float]]] = {floor: [] for floor in floors_of(model)}
+    known = model.metadata.overlap_floor
+    _set_floor(model, 0.0)
     for batch in RecordBatches(samples, config.training):
         pairs = list(zip(model.predict_labelled(batch), batch, strict=True))
         for floor in frames:
             frames[floor] += frames_with(floor, model.metadata.reference, pairs)
+    _set_floor(model, known)
     gathered = {floor: parallel.gather(found) for floor, found in frames.items()}
     if not gathered[0.0]:
-        return {}, 0.0
+        return {}, known
     floor = best_floor(gathered)
     errors = summarise(gathered[floor])
     return {name: x for name, x in errors.items() if math.isfinite(x)}, floor

@@ -92,7 +92,8 @@ def inherit(metadata: Metadata, parent: HamiltonianModel, source: str) -> Metada
         new=tuple(name for name in metadata.pairs if name not in old.pairs),
     )
     # the mean number of neighbours scales the sum of messages: the weights have learnt that
-    return metadata.model_copy(update={"parent": start, "n_neighbours": old.n_neighbours})
+    kept = {"n_neighbours": old.n_neighbours, "overlap_floor": old.overlap_floor}
+    return metadata.model_copy(update={"parent": start, **kept})
 
 
 @torch.no_grad()
