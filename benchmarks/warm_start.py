@@ -100,7 +100,10 @@ def _structures(options: argparse.Namespace) -> Iterator[tuple[str, Structure]]:
             n_heavy = [(store.structure(int(k)).numbers > 1).sum() for k in test]
             test = test[np.array(n_heavy) <= options.heavy]
         chosen = np.linspace(0, len(test) - 1, min(options.frames, len(test))).astype(int)
-        yield from ((store.origins[k], store.structure(int(k))) for k in test[chosen])
+        for k in test[chosen]:
+            origin = store.origins[k]
+            name = Path(origin).name if origin.startswith("/") else origin
+            yield name, store.structure(int(k))
 
 
 def _frame(

@@ -30,6 +30,9 @@ MAX_FRAMES = 256
 
 N_LARGEST = 8
 
+ORBITAL_STEP = 0.1
+"""Seconds of a step of `hamnet.training.orbital_fit`, relative to the sums of normal equations."""
+
 USABLE = 0.8
 """Share of the free memory that a run may plan with."""
 
@@ -112,7 +115,10 @@ def estimate(data: Path, config: TrainConfig, report: Report = print) -> Estimat
         n_total = mean * (len(rows) + len(split["validation"]))
         solve_seconds, solve_bytes = 0.0, 0.0
         if config.readout.solve:
-            solve_seconds, solve_bytes = _solve(model, samples, typical[:n_batch], n_total)
+            steps_after = 0 if model.metadata.periodic else config.readout.orbital_steps
+            solve_seconds, solve_bytes = _solve(
+                model, samples, typical[:n_batch], n_total, steps_after
+            )
         sizes = [samples[k].n_bytes for k in even.tolist()]
     kept = min(CACHE_LIMIT, float(np.mean(sizes)) * len(rows)) - sum(sizes)
     fixed = max(kept, 0.0) + steps.memory(0)
@@ -203,17 +209,28 @@ def _frames_in_a_batch(config: TrainConfig, n_frames: int, mean_pairs: float) ->
 
 
 def _solve(
-    model: HamiltonianModel, samples: SampleDataset, chosen: IntArray, n_total: float
+    model: HamiltonianModel,
+    samples: SampleDataset,
+    chosen: IntArray,
+    n_total: float,
+    orbital_steps: int,
 ) -> tuple[float, float]:
     """Return seconds and bytes of one solution: sums over all pairs, then an eigenproblem each."""
     batch = batch_samples([samples[int(k)] for k in chosen])
+    share = n_total / max(batch.n_pairs, 1)
     start = time.perf_counter()
     with torch.no_grad():
-        grams = [equations.gram for equations in accumulate(model, [batch]).values()]
-    sums = (time.perf_counter() - start) * n_total / max(batch.n_pairs, 1)
+        found = list(accumulate(model, [batch]).values())
+    sums = (time.perf_counter() - start) * share
+    grams = [equations.gram for equations in found]
     middle = sorted(grams, key=len)[len(grams) // 2]
     start = time.perf_counter()
     torch.linalg.eigh(middle)
     of_one = (time.perf_counter() - start) / len(middle) ** 3
-    cubes = sum(len(g) ** 3 for g in grams)
-    return sums + of_one * cubes, 2.0 * sum(g.nbytes for g in grams)
+    seconds = sums + of_one * sum(len(g) ** 3 for g in grams)
+    kept = 0.0
+    if orbital_steps:  # features once more, and kept while they fit
+        seconds += (1 + ORBITAL_STEP * orbital_steps) * sums
+        design = sum(e.n_rows * e.gram[0].nbytes for e in found)
+        kept = min(CACHE_LIMIT, design * share)
+    return seconds, 2.0 * sum(g.nbytes for g in grams) + kept
