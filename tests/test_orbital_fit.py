@@ -1,5 +1,6 @@
 """The readout solved for orbitals: the optimum of what it says, and better orbitals."""
 
+import copy
 import json
 
 import numpy as np
@@ -13,9 +14,15 @@ from hamnet.data.samples import record_sample
 from hamnet.data.store import Store
 from hamnet.metrics import frame_metrics, summarise
 from hamnet.models import load_model
+from hamnet.training import orbital_fit
 from hamnet.training.config import load_config
-from hamnet.training.orbital_fit import KAPPA, WIDTH, fit_orbitals
-from hamnet.training.readout import DEFAULT_LAMBDA, readout_weights, solve_readout
+from hamnet.training.orbital_fit import KAPPA, WIDTH, fit_orbitals, fitting
+from hamnet.training.readout import (
+    DEFAULT_LAMBDA,
+    problem_rows,
+    readout_weights,
+    solve_readout,
+)
 from hamnet.training.run import train
 from tests.synthetic import SMALL
 
@@ -87,6 +94,31 @@ def test_the_solution_is_the_optimum(model, records):
         assert min(forward, backward) > -1e-12
         assert abs(forward - backward) < 1e-3 * max(forward, backward, 1e-12)
         assert abs(there_and_back) < 1e-12
+
+
+def test_frames_that_stand_for_others_count_as_often(model, records):
+    """Each record twice = each once with weight 2."""
+    samples = [record_sample(r, model.basis, model.cutoffs, "sap") for r in records]
+    solved = solve_readout(model, [model.with_goals(s) for s in samples], [], 1e-3)
+    start = copy.deepcopy(model.network.readout.state_dict())
+    found = []
+    for twice, weight in ((True, 1.0), (False, 2.0)):
+        model.network.readout.load_state_dict(start)
+        fit_orbitals(model, [records, records] if twice else [records], solved, 5, weight)
+        found.append(copy.deepcopy(model.network.readout.state_dict()))
+    for name, x in found[0].items():
+        assert torch.allclose(x, found[1][name], rtol=1e-6, atol=1e-9), name
+        assert x.shape[0] == 0 or not torch.equal(x, start[name])
+
+
+def test_memory_limits_the_number_of_frames(model, records, monkeypatch):
+    samples = [record_sample(r, model.basis, model.cutoffs, "sap") for r in records]
+    solved = solve_readout(model, [model.with_goals(s) for s in samples], [], 1e-3)
+    goals = [model.with_goals(s) for s in samples]
+    size = sum(x.nbytes for goal in goals for _, x, _ in problem_rows(model, goal))
+    assert fitting(model, solved, len(records)) == len(records)
+    monkeypatch.setattr(orbital_fit, "CACHE_LIMIT", size / 2 + 1)
+    assert fitting(model, solved, len(records)) == len(records) // 2
 
 
 def test_the_lumo_of_the_fitted_frames_gets_better(model, records):

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from hamnet.metrics import summarise
 from hamnet.models import HamiltonianModel
 from hamnet.models.so2_network import SO2Network
@@ -13,9 +15,9 @@ from hamnet.training import parallel
 from hamnet.training.batches import RecordBatches, sample_batches
 from hamnet.training.callbacks import Report, describe
 from hamnet.training.config import TrainConfig
-from hamnet.training.dataset import SampleDataset
+from hamnet.training.dataset import RecordDataset, SampleDataset
 from hamnet.training.floor import best_floor, floors_of, frames_with, merit
-from hamnet.training.orbital_fit import fit_orbitals
+from hamnet.training.orbital_fit import fit_orbitals, fitting
 from hamnet.training.readout import Solution, solve_readout
 from hamnet.training.setup import Setup
 from hamnet.training.uncertainty import MAX_FRAMES, fit_covariance
@@ -76,8 +78,12 @@ def _fit_orbitals(
     """Solve the readout for the orbitals; keep that where the validation frames agree."""
     model, before = setup.model, copy.deepcopy(setup.model.network.readout.state_dict())
     _set_floor(model, floor)
-    train = RecordBatches(setup.train, config.training)
-    fit_orbitals(model, train, solved, config.readout.orbital_steps)
+    records = setup.train.records
+    some = np.linspace(0, len(records) - 1, fitting(model, solved, len(records))).astype(int)
+    few = RecordDataset(records.store, [records.indices[k] for k in some])
+    train = RecordBatches(SampleDataset(few, model.cutoffs, setup.train.reference), config.training)
+    weight = len(records) / len(few)
+    fit_orbitals(model, train, solved, config.readout.orbital_steps, weight)
     fitted, best = _validate(model, setup.validation, config)
     if fitted and merit(fitted) > merit(metrics):
         report("solved for orbitals: worse on validation, not kept")

@@ -229,8 +229,8 @@ def _solve(
     of_one = (time.perf_counter() - start) / len(middle) ** 3
     seconds = sums + of_one * sum(len(g) ** 3 for g in grams)
     kept = 0.0
-    if orbital_steps:  # features once more, and kept while they fit
-        seconds += (1 + ORBITAL_STEP * orbital_steps) * sums
-        design = sum(e.n_rows * e.gram[0].nbytes for e in found)
-        kept = min(CACHE_LIMIT, design * share)
+    if orbital_steps:  # features once more, of as many frames as fit
+        size = share * sum(e.n_rows * len(e.gram) for e in found) * model.dtype.itemsize
+        kept = min(CACHE_LIMIT, size)
+        seconds += (1 + ORBITAL_STEP * orbital_steps) * sums * kept / size
     return seconds, 2.0 * sum(g.nbytes for g in grams) + kept

@@ -14,9 +14,12 @@ ridges in Hartree. H is linear in W: this is a least-squares problem still, and 
 also where orbitals are degenerate. It is the aim of WALoss (arXiv 2502.19227) without its descent:
 a few steps of conjugate gradients, preconditioned by the ridge's own solution, from which they
 start, solve it. The correction that fades out at small overlaps (`hamnet.correction`) is in dH.
+
+The first term and the last are known from the normal equations of all frames. The second is summed
+over as many of them as fit into memory, and weighted to stand for all.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,22 +49,37 @@ KAPPA = 3.0
 Weights = dict[str, Tensor]
 
 
+def fitting(model: HamiltonianModel, solved: Mapping[str, Solution], n_frames: int) -> int:
+    """Return how many of the training frames, of all processes, have features that fit into memory.
+
+    Args:
+        model: their network.
+        solved: normal equations of all frames.
+        n_frames: their number.
+    """
+    numbers = sum(s.equations.n_rows * len(s.equations.gram) for s in solved.values())
+    n_fitting = parallel.size() * CACHE_LIMIT * n_frames / (numbers * model.dtype.itemsize)
+    return min(n_frames, max(1, int(n_fitting)))
+
+
 @torch.no_grad()
 def fit_orbitals(
     model: HamiltonianModel,
     records: Iterable[Sequence[Record]],
     solved: Mapping[str, Solution],
     steps: int,
+    weight: float = 1.0,
 ) -> None:
     """Change the solved weights of a model's readout towards the orbitals of the labels.
 
     Args:
         model: of closed-shell molecules; changed in place.
-        records: training records in batches, this process's share; gone through once a step.
+        records: training records in batches, this process's share.
         solved: what gave the present weights.
         steps: of conjugate gradients.
+        weight: of a record, where the records stand for more of them.
     """
-    problem = _Problem(model, records, solved)
+    problem = _Problem(model, records, solved, weight)
     start = {name: solution.change for name, solution in solved.items()}
     weights = {name: x.clone() for name, x in start.items()}
     left = problem.descent(weights)
@@ -92,7 +110,8 @@ class _Matrix:
         position: of each entry in the flat matrix.
         partner: of the transposed.
         weight: how often an entry occurs.
-        metric: ``M = F C g^2 C^T F``, ``(n, n)``: ``|g C^T F dH F C g|^2 = tr(dH M dH M)``.
+        metric: ``M = F C g^2 C^T F``, ``(n, n)``: ``|g C^T F dH F C g|^2 = tr(dH M dH M)``; times
+            the square root of the molecule's weight.
     """
 
     position: Tensor
@@ -101,14 +120,50 @@ class _Matrix:
     metric: Tensor
 
     def pull(self, entries: Tensor) -> Tensor:
-        """Return half the derivative of ``|dH|^2 + tr(dH M dH M)`` by the entries of dH."""
+        """Return half the derivative of ``tr(dH M dH M)`` by the entries of dH."""
         n = len(self.metric)
         h = entries.new_zeros(n * n)
         h[self.position] = entries
         h[self.partner] = entries
-        h = h.view(n, n)
-        h = h + self.metric @ h @ self.metric
+        h = self.metric @ h.view(n, n) @ self.metric
         return self.weight * h.flatten()[self.position]
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What multiplies the weights of one class, `LinearReadout.design`, in the network's precision.
+
+    Attributes:
+        type: block type.
+        irreps: the class.
+        name: of its weights.
+        features: ``(n_rows, n_components, n_inputs)``.
+        scale: of the features of a row, float64, ``(n_rows, 1, 1)``.
+        fade: of the block of a row, likewise.
+    """
+
+    type: BlockType
+    irreps: IrrepClass
+    name: str
+    features: Tensor
+    scale: Tensor
+    fade: Tensor
+
+    def times(self, weights: Tensor) -> Tensor:
+        """Return the irreps that weights make, ``(n_rows, n_components, n_irreps)``."""
+        if not self.irreps.is_invariant:
+            return self.fade * self.scale * (self.features.double() @ weights)
+        made: Tensor = self.scale * (self.features.double() @ weights[:-1])
+        return self.fade * (made + weights[-1])
+
+    def pull(self, x: Tensor) -> Tensor:
+        """Return the derivative by the weights; transposed `times`."""
+        x = self.fade * x
+        features = self.features.double().flatten(0, 1)
+        pulled = features.T @ (self.scale * x).flatten(0, 1)
+        if not self.irreps.is_invariant:
+            return pulled
+        return torch.cat([pulled, x.sum(dim=(0, 1))[None]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +172,9 @@ class _Batch:
 
     sample: Sample
     frames: PairFrames
-    design: list[tuple[BlockType, IrrepClass, str, Tensor]]
+    inputs: list[_Inputs]
     matrices: list[_Matrix]
     error: Tensor
-
-    @property
-    def n_bytes(self) -> int:
-        return sum(x.nbytes for *_, x in self.design) + sum(m.metric.nbytes for m in self.matrices)
 
 
 class _Problem:
@@ -134,25 +185,29 @@ class _Problem:
         model: HamiltonianModel,
         records: Iterable[Sequence[Record]],
         solved: Mapping[str, Solution],
+        weight: float,
     ) -> None:
-        self.model, self.records, self.solved = model, records, solved
+        self.model, self.solved, self.weight = model, solved, weight
         self.units: Weights = {}  # squared scales: irreps are standardised, errors in Hartree
         for t, c, name in model.network.readout.classes():
             scale = model.standardiser.shift_scale(t)[1][c.columns][: c.n_irreps]
             self.units[name] = scale.square() * (1 if t.on_site else 2)
-        self._kept: dict[int, _Batch] = {}
-        self._bytes = 0
+        self.batches = [self._prepare(some) for some in records if some]
 
     def descent(self, change: Weights) -> Weights:
         """Return half the negative gradient at the present weights, W0 + change."""
-        pulled = self._sum((batch, batch.error) for batch in self._batches())
-        return {name: x - self._ridge(name, change[name]) for name, x in pulled.items()}
+        pulled = self._sum((batch, batch.error) for batch in self.batches)
+        found = {}
+        for name, x in pulled.items():
+            moment = self.units[name] * self.solved[name].equations.moment
+            found[name] = x + moment - self._elements(name, change[name])
+        return found
 
     def curvature(self, step: Weights) -> Weights:
         """Return half the Hessian times a step."""
-        batches = self._batches()
-        pulled = self._sum((b, self._entries(b.sample, b.frames, b.design, step)) for b in batches)
-        return {name: x + self._ridge(name, step[name]) for name, x in pulled.items()}
+        entries = ((b, self._entries(b.sample, b.frames, b.inputs, step)) for b in self.batches)
+        pulled = self._sum(entries)
+        return {name: x + self._elements(name, step[name]) for name, x in pulled.items()}
 
     def preconditioned(self, x: Weights) -> Weights:
         """Return what the ridge's own Hessian makes of a gradient."""
@@ -160,10 +215,11 @@ class _Problem:
             name: self.solved[name].inverse(y, KAPPA) / self.units[name] for name, y in x.items()
         }
 
-    def _ridge(self, name: str, x: Tensor) -> Tensor:
+    def _elements(self, name: str, x: Tensor) -> Tensor:
+        """Return what the errors of matrix elements and the ridge make of weights."""
         solution = self.solved[name]
         penalty = KAPPA * solution.ridge / solution.unit.square()
-        return penalty[:, None] * x * self.units[name]
+        return (solution.equations.gram @ x + penalty[:, None] * x) * self.units[name]
 
     def _sum(self, parts: Iterable[tuple[_Batch, Tensor]]) -> Weights:
         """Return the sum over all molecules of errors of entries, pulled back to the weights."""
@@ -174,24 +230,24 @@ class _Problem:
             irreps = self.model.assembler.inverse(
                 torch.cat(pulled), sample.index, sample.graph, batch.frames
             )
-            for t, c, name, x in batch.design:
-                scale = self.model.standardiser.shift_scale(t)[1]
-                rows = (scale * irreps[t])[:, c.columns].reshape(-1, c.n_irreps)
-                total[name] += x.flatten(0, 1).T @ rows
+            for one in batch.inputs:
+                scale = self.model.standardiser.shift_scale(one.type)[1]
+                columns = (scale * irreps[one.type])[:, one.irreps.columns]
+                total[one.name] += one.pull(columns.unflatten(1, (-1, one.irreps.n_irreps)))
         return {name: parallel.add(x) for name, x in total.items()}
 
     def _entries(
         self,
         sample: Sample,
         frames: PairFrames,
-        design: Iterable[tuple[BlockType, IrrepClass, str, Tensor]],
+        inputs: Iterable[_Inputs],
         weights: Weights,
         fade: Tensor | None = None,
     ) -> Tensor:
         """Return the entries that weights make, with the shift of the units where fade is given."""
         parts: dict[BlockType, list[Tensor]] = {}
-        for t, _, name, x in design:
-            parts.setdefault(t, []).append((x @ weights[name]).flatten(1))
+        for one in inputs:
+            parts.setdefault(one.type, []).append(one.times(weights[one.name]).flatten(1))
         irreps = {}
         for t, y in parts.items():
             shift, scale = self.model.standardiser.shift_scale(t)
@@ -202,17 +258,6 @@ class _Problem:
         entries: Tensor = self.model.assembler(irreps, sample.index, n, sample.graph, frames)
         return entries
 
-    def _batches(self) -> Iterator[_Batch]:
-        """Yield the batches, kept in memory while they fit."""
-        for k, records in enumerate(self.records):
-            if not records:
-                continue
-            batch = self._kept.get(k) or self._prepare(records)
-            if k not in self._kept and self._bytes + batch.n_bytes < CACHE_LIMIT:
-                self._bytes += batch.n_bytes
-                self._kept[k] = batch
-            yield batch
-
     def _prepare(self, records: Sequence[Record]) -> _Batch:
         model, network = self.model, self.model.network
         reference = model.metadata.reference
@@ -222,11 +267,17 @@ class _Problem:
         frames = model.frames(sample.graph)
         features, _ = network.features(sample.graph, frames.to(model.dtype))
         fade = network.envelope(frames.distance).double()
-        design = list(network.readout.design(features, sample.graph, fade))
-        now = {name: readout_weights(network.readout, name) for *_, name, _ in design}
-        error = sample.target - self._entries(sample, frames, design, now, fade)
+        inputs = []
+        for t, c, name, x in network.readout.inputs(features, sample.graph):
+            rows = block_rows(sample.graph, t)
+            ones = fade.new_ones(1, 1, 1)
+            factors = (features.scale.double(), fade)
+            both = (ones, ones) if t.on_site else (y[rows, None, None] for y in factors)
+            inputs.append(_Inputs(t, c, name, x, *both))
+        now = {one.name: readout_weights(network.readout, one.name) for one in inputs}
+        error = sample.target - self._entries(sample, frames, inputs, now, fade)
         matrices = [self._matrix(record) for record in records]
-        return _Batch(sample, frames, design, matrices, error)
+        return _Batch(sample, frames, inputs, matrices, error)
 
     def _matrix(self, record: Record) -> _Matrix:
         overlap, layout = record.blocks("overlap"), record.layout
@@ -243,6 +294,6 @@ class _Problem:
             row * n + col,
             col * n + row,
             entry_weights(layout),
-            (f / (1 + (above / WIDTH) ** 2)) @ f.T,
+            np.sqrt(self.weight) * (f / (1 + (above / WIDTH) ** 2)) @ f.T,
         )
         return _Matrix(*(torch.from_numpy(x).to(self.model.device) for x in parts))
