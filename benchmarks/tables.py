@@ -73,6 +73,9 @@ def plot_curves(results: Sequence[Path], path: Path) -> None:
         if len(curve) > 1:
             label = f"{_name(key)}, {slope(curve):+.2f}"
             axes.loglog(*zip(*sorted(curve.items()), strict=True), "o-", markersize=4, label=label)
+    frames = sorted({n for curve in found.values() for n in curve})
+    axes.set_xticks(frames, [f"{n:g}" for n in frames])
+    axes.set_xticks([], minor=True)
     axes.set(xlabel="training frames", ylabel="mean |dH| on test frames (µHa)")
     axes.legend(fontsize=7, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
