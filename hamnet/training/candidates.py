@@ -17,7 +17,7 @@ from hamnet.training.callbacks import Report, describe
 from hamnet.training.config import TrainConfig
 from hamnet.training.dataset import RecordDataset, SampleDataset
 from hamnet.training.floor import best_floor, floors_of, frames_with, merit
-from hamnet.training.orbital_fit import fit_orbitals, fitting
+from hamnet.training.orbital_fit import fit_orbitals, fitting, has_closed_shells
 from hamnet.training.readout import Solution, solve_readout
 from hamnet.training.setup import Setup
 from hamnet.training.uncertainty import MAX_FRAMES, fit_covariance
@@ -55,8 +55,7 @@ def make_candidate(name: str, setup: Setup, config: TrainConfig, report: Report)
     metrics, floor = _validate(model, setup.validation, config)
     if metrics:
         report(f"{name}, readout solved: validation {describe(metrics)}")
-    closed_shells = not (model.metadata.periodic or model.metadata.level.is_spinor)
-    if config.readout.orbital_steps and closed_shells:
+    if config.readout.orbital_steps and has_closed_shells(model):
         metrics, floor = _fit_orbitals(setup, config, solved, metrics, floor, report)
     covariance = None
     wanted = config.readout.uncertainty and len(setup.validation) > 0

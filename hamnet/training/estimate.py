@@ -22,6 +22,7 @@ from hamnet.training.config import TrainConfig
 from hamnet.training.dataset import CACHE_LIMIT, SampleDataset
 from hamnet.training.finetune import load_parent
 from hamnet.training.module import TrainingModule
+from hamnet.training.orbital_fit import has_closed_shells
 from hamnet.training.readout import accumulate
 from hamnet.training.setup import choose_split, set_up, step_execution
 
@@ -115,7 +116,7 @@ def estimate(data: Path, config: TrainConfig, report: Report = print) -> Estimat
         n_total = mean * (len(rows) + len(split["validation"]))
         solve_seconds, solve_bytes = 0.0, 0.0
         if config.readout.solve:
-            steps_after = 0 if model.metadata.periodic else config.readout.orbital_steps
+            steps_after = config.readout.orbital_steps if has_closed_shells(model) else 0
             solve_seconds, solve_bytes = _solve(
                 model, samples, typical[:n_batch], n_total, steps_after
             )

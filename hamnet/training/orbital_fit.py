@@ -50,6 +50,11 @@ alike; for molecules that were never seen 1 gains nothing and 10 spoils the occu
 Weights = dict[str, Tensor]
 
 
+def has_closed_shells(model: HamiltonianModel) -> bool:
+    """Return whether a model is one of closed-shell molecules, whose readout can be fitted."""
+    return not (model.metadata.periodic or model.metadata.level.is_spinor)
+
+
 def fitting(model: HamiltonianModel, solved: Mapping[str, Solution], n_frames: int) -> int:
     """Return how many of the training frames, of all processes, have features that fit into memory.
 
