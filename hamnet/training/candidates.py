@@ -45,20 +45,20 @@ class Candidate:
 def make_candidate(name: str, setup: Setup, config: TrainConfig, report: Report) -> Candidate:
     """Solve the readout of the model as it is, and measure it."""
     model = setup.model.to(parallel.device())
-    if not config.readout.solve:
-        metrics, floor = _validate(model, setup.validation, config)
-        if metrics:
-            report(f"{name}: validation {describe(metrics)}")
-        return Candidate(name, model.network, metrics, floor, None)
-    batches = sample_batches(setup.train, config.training)
-    solved = solve_readout(model, batches, sample_batches(setup.validation, config.training))
+    solved: dict[str, Solution] = {}
+    if config.readout.solve:
+        train, validation = (
+            sample_batches(x, config.training) for x in (setup.train, setup.validation)
+        )
+        solved = solve_readout(model, train, validation)
     metrics, floor = _validate(model, setup.validation, config)
     if metrics:
-        report(f"{name}, readout solved: validation {describe(metrics)}")
-    if config.readout.orbital_steps and has_closed_shells(model):
+        how = ", readout solved" if solved else ""
+        report(f"{name}{how}: validation {describe(metrics)}")
+    if solved and config.readout.orbital_steps and has_closed_shells(model):
         metrics, floor = _fit_orbitals(setup, config, solved, metrics, floor, report)
     covariance = None
-    wanted = config.readout.uncertainty and len(setup.validation) > 0
+    wanted = solved and config.readout.uncertainty and len(setup.validation) > 0
     if wanted and not model.metadata.periodic and parallel.rank() == 0:  # which writes the model
         fitted = {name: solution.equations for name, solution in solved.items()}
         few = sample_batches(setup.validation, config.training, MAX_FRAMES, shared=False)
