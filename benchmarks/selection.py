@@ -6,7 +6,8 @@ A few random frames are labelled first, a fifth of them for validation; an insta
 next from the rest of the pool (`hamnet select`), or they are drawn at random, or those with the
 largest uncertainty are taken. All frames have labels already, so the error of the model that is
 trained on the larger set is measured on frames that took no part. The same start for all, several
-seeds; `h_p95_uha` and `h_max_uha` are the 95 % quantile and the maximum over test frames.
+seeds, several random draws for each. `h_rmse_uha` is the root mean square over all frames and
+elements, `h_p95_uha` and `h_max_uha` are the 95 % quantile and the maximum over test frames.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 from common import finish, parser
 
+from hamnet.blocks import entry_weights
+from hamnet.data.record import Record
 from hamnet.data.select import with_split
 from hamnet.data.store import Store
 from hamnet.metrics import frame_metrics, summarise
@@ -27,6 +30,7 @@ from hamnet.structure import IntArray
 from hamnet.training.config import load_config
 from hamnet.training.run import train
 from hamnet.training.selection import select
+from hamnet.units import HARTREE_TO_UHA
 
 BATCH = 16
 
@@ -40,11 +44,12 @@ def main() -> None:
     made.add_argument("--pool", type=int, default=300, help="Frames to choose from.")
     made.add_argument("--test", type=int, default=100, help="Frames to measure on.")
     made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--draws", type=int, default=3, help="Random choices for each seed.")
     made.add_argument("--reference", choices=("none", "sap", "minao"), default="minao")
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = made.parse_args()
     if options.quick:
-        options.seeds, options.pool, options.test = 1, 40, 20
+        options.seeds, options.draws, options.pool, options.test = 1, 1, 40, 20
     with Store.open(options.data) as store:
         rows = [row for seed in range(options.seeds) for row in _rows(options, store, seed)]
     finish(
@@ -79,15 +84,17 @@ def _rows(options: argparse.Namespace, store: Store, seed: int) -> list[dict[str
 
     start = measure("start", training)
     structures = [store.structure(int(k)) for k in pool]
-    chosen = select(start, structures, max(options.more)).chosen
+    known = [store.structure(int(k)) for k in training]
+    chosen = select(start, known, structures, max(options.more)).chosen
     stds = [p.uncertainty["h"] for p in _predict(start, store, pool)]
-    choices = {
-        "random": np.arange(len(pool)),
-        "largest uncertainty": np.argsort(stds)[::-1],
-        "select": np.array([one.index for one in chosen]),
-    }
+    draws = np.random.default_rng(seed)
+    choices = [("random", draws.permutation(len(pool))) for _ in range(options.draws)]
+    choices += [
+        ("largest uncertainty", np.argsort(stds)[::-1]),
+        ("select", np.array([one.index for one in chosen])),
+    ]
     for n in options.more:
-        for strategy, which in choices.items():
+        for strategy, which in choices:
             measure(strategy, np.concatenate([training, pool[which[:n]]]))
     return rows
 
@@ -119,9 +126,18 @@ def _errors(model: HamiltonianModel, store: Store, rows: Sequence[int]) -> dict[
     predictions = _predict(model, store, rows)
     frames = [frame_metrics(p, store[int(k)]) for p, k in zip(predictions, rows, strict=True)]
     means, h = summarise(frames), np.array([frame["h_mae_uha"] for frame in frames])
+    square = [_square(p, store[int(k)]) for p, k in zip(predictions, rows, strict=True)]
     found = {name: means[name] for name in ("h_mae_uha", "eps_occ_mae_mev", "gap_mae_mev")}
+    found["h_rmse_uha"] = HARTREE_TO_UHA * float(np.sqrt(np.mean(square)))
     found |= {"h_p95_uha": float(np.quantile(h, 0.95)), "h_max_uha": float(h.max())}
     return {name: round(value, 4) for name, value in found.items()}
+
+
+def _square(prediction: Prediction, record: Record) -> float:
+    """Return the mean squared error of H, Hartree^2."""
+    weight = entry_weights(record.layout)
+    error = (prediction.hamiltonian.entries - record.hamiltonian).ravel()
+    return float(error**2 @ weight / weight.sum())
 
 
 def _means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

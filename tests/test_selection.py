@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.interop.ase import read_frames
 from hamnet.models import load_model
@@ -15,7 +16,7 @@ from hamnet.structure import Structure
 from hamnet.testing import random_model
 from hamnet.training.config import load_config
 from hamnet.training.run import train
-from hamnet.training.selection import Candidate, _Greedy, select
+from hamnet.training.selection import Candidate, _directions, _Greedy, select
 from hamnet_cli.app import app
 from tests.synthetic import SMALL
 
@@ -37,6 +38,14 @@ def run(tmp_path_factory, store):
     return out
 
 
+@pytest.fixture(scope="module")
+def known(run, store):
+    """The frames on which the model was trained."""
+    rows = json.loads((run / "split.json").read_text())["train"]
+    with Store.open(store) as opened:
+        return [opened.structure(k) for k in rows]
+
+
 def waters(rng, n, width):
     numbers = np.array([8, 1, 1])
     return [Structure(numbers, WATER + width * rng.standard_normal((3, 3))) for _ in range(n)]
@@ -45,7 +54,7 @@ def waters(rng, n, width):
 def test_the_gain_is_the_expected_error_that_goes_away(rng):
     """Greedy's formulas against the normal matrices written out."""
     rows = [torch.from_numpy(rng.normal(size=(3, 6))).float() for _ in range(5)]
-    greedy = _Greedy([Candidate({"a": z}, 1.0, 2) for z in rows], {"a": 0.7})
+    greedy = _Greedy([Candidate({"a": z}, 2.0) for z in rows], {"a": 0.7})
     pool = sum(0.7 / 4 * z.double().T @ z.double() for z in rows)
     a = torch.eye(6).double()
     for k in (2, 0):
@@ -57,7 +66,24 @@ def test_the_gain_is_the_expected_error_that_goes_away(rng):
         greedy.add(k)
 
 
-def test_the_same_frame_is_not_chosen_twice(run, rng):
+def test_the_directions_are_those_in_which_the_pool_varies_most_beyond_the_labels(rng):
+    """Kept in full they give the whole predicted error; a new input counts as well."""
+    pool = torch.from_numpy(rng.normal(size=(40, 6))).double()
+    labelled = torch.from_numpy(rng.normal(size=(9, 6)) * [1, 1, 1, 1, 1, 0]).double()
+    known, wanted = labelled.T @ labelled, pool.T @ pool
+    v, spread = _directions(known, wanted)
+    a = torch.linalg.inv(v @ v.T)
+    penalty = a - known
+    assert torch.allclose(penalty, torch.diag(penalty.diagonal()), atol=1e-9 * float(known.max()))
+    assert (penalty.diagonal() > 0).all()
+    assert spread == pytest.approx(float(torch.trace(torch.linalg.solve(a, wanted))), rel=1e-8)
+    spreads = ((pool @ v) ** 2).sum(dim=0)
+    assert spreads.sum() == pytest.approx(spread, rel=1e-8)
+    assert int(spreads.argmax()) == 5
+    assert v[5, 5].abs() > 100 * v[:5, 5].abs().max()  # the input that no labelled frame has
+
+
+def test_the_same_frame_is_not_chosen_twice(run, known, rng):
     """Each frame five times, turned: a choice of three frames has three different ones."""
     model = load_model(run)
     different = waters(rng, 3, 0.3)
@@ -69,43 +95,44 @@ def test_the_same_frame_is_not_chosen_twice(run, rng):
         for s in different
         for k in range(5)
     ]
-    found = select(model, pool, 3)
+    found = select(model, known, pool, 3)
     assert {one.index // 5 for one in found.chosen} == {0, 1, 2}
 
 
-def test_known_frames_are_left_alone(run, many_waters, rng):
+def test_known_frames_are_left_alone(run, known, rng):
     """Of training frames and stretched ones the stretched ones are chosen."""
     model = load_model(run)
-    known = [r.structure for r in many_waters[:8]]
     stretched = [Structure(s.numbers, 1.15 * s.positions) for s in known[:4]]
-    found = select(model, [*known, *stretched], 3)
+    found = select(model, known, [*known, *stretched], 2)
     assert all(one.index >= len(known) for one in found.chosen)
     left = [one.left for one in found.chosen]
     assert sorted(left, reverse=True) == left
     assert 0 < left[-1] < left[0] < 1
 
 
-def test_the_uncertainty_is_that_of_the_prediction(run, rng):
+def test_the_uncertainty_is_that_of_the_prediction(run, known, rng):
     model = load_model(run)
     pool = waters(rng, 3, 0.1)
-    (first,) = select(model, pool, 1).chosen
+    (first,) = select(model, known, pool, 1).chosen
     expected = model.predict(pool)[first.index].uncertainty["h"]
     assert first.h_std_uha == pytest.approx(1e6 * expected, rel=1e-5)
 
 
-def test_what_cannot_be_judged(run, rng):
+def test_what_cannot_be_judged(run, known, rng):
     model = load_model(run)
     sulphide = Structure(np.array([16, 1, 1]), WATER)
-    found = select(model, [sulphide, *waters(rng, 2, 0.1)], 5)
+    found = select(model, known, [sulphide, *waters(rng, 2, 0.1)], 5)
     assert len(found.chosen) == 2
     assert "atom 0 is S" in found.refused[0]
     with pytest.raises(HamnetError, match="no frame to choose from: 1 are refused, the first"):
-        select(model, [sulphide], 1)
+        select(model, known, [sulphide], 1)
+    with pytest.raises(HamnetError, match="accepts none of the 1 labelled frames"):
+        select(model, [sulphide], known, 1)
     with pytest.raises(HamnetError, match="does not know how sure it is"):
-        select(random_model("def2-svp", (1, 8)), waters(rng, 1, 0.1), 1)
+        select(random_model("def2-svp", (1, 8)), known, waters(rng, 1, 0.1), 1)
 
 
-def test_from_the_command_line(run, rng, tmp_path):
+def test_from_the_command_line(run, store, rng, tmp_path):
     """The chosen frames can be labelled as they are: geometry, charge and group are there."""
     pool = [
         ase.Atoms("OHH", s.positions, info={"charge": 0, "group": f"g{k}"})
@@ -113,7 +140,8 @@ def test_from_the_command_line(run, rng, tmp_path):
     ]
     ase.io.write(tmp_path / "pool.xyz", [*pool, ase.Atoms("SH2", WATER)], format="extxyz")
     out = tmp_path / "next.xyz"
-    command = ["select", str(run), str(tmp_path / "pool.xyz"), "-n", "2", "-o", str(out)]
+    command = ["select", str(run), str(tmp_path / "pool.xyz"), "--labelled", str(store)]
+    command += ["-n", "2", "-o", str(out)]
     result = CliRunner().invoke(app, [*command, "--json"])
     assert result.exit_code == 1  # one frame was refused
     assert "frame 6: atom 0 is S" in result.stderr
@@ -132,9 +160,9 @@ def test_from_the_command_line(run, rng, tmp_path):
     assert "end it in .xyz" in bad.stderr
 
 
-def test_a_batch_gives_the_choice_of_single_frames(run, rng):
+def test_a_batch_gives_the_choice_of_single_frames(run, known, rng):
     """In a batch as alone."""
     model = load_model(run)
     pool = waters(rng, 3, 0.1)
-    together, alone = select(model, pool, 3), select(model, pool, 3, batch_size=1)
+    together, alone = select(model, known, pool, 3), select(model, known, pool, 3, batch_size=1)
     assert [c.index for c in together.chosen] == [c.index for c in alone.chosen]

@@ -24,6 +24,10 @@ def select(
     pool: Annotated[
         list[Path], typer.Argument(help="Structures to choose from, any file that ASE reads.")
     ],
+    labelled: Annotated[
+        list[Path],
+        typer.Option(help="Labels that there are already: what the model was trained on."),
+    ],
     n: Annotated[int, typer.Option("-n", min=1, help="How many frames to choose.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Extended xyz file for the chosen frames.")
@@ -40,23 +44,27 @@ def select(
 ) -> None:
     """Choose the frames of a pool that are worth a label, the most informative first.
 
-    They are those that together reduce the model's uncertainty of H over the whole pool most. The
-    file can go to 'hamnet label' as it is. A frame that the model refuses is reported and skipped;
-    the exit code is then 1.
+    They are those that together with the labelled ones leave the smallest predicted error of H over
+    the whole pool. The file can go to 'hamnet label' as it is. A frame that the model refuses is
+    reported and skipped; the exit code is then 1.
 
-    Example: hamnet select runs/water pool.xyz -n 50 -o next.xyz
+    Example: hamnet select runs/water pool.xyz --labelled water.h5 -n 50 -o next.xyz
     """
+    from hamnet.data.store import Store
     from hamnet.errors import HamnetError
     from hamnet.interop.selected import read_pool, write_chosen
     from hamnet.models import load_model
     from hamnet.training.selection import select as choose
     from hamnet_cli.tables import chosen_table
 
-    loaded = load_model(model)
+    loaded, known = load_model(model), []
+    for path in labelled:
+        with Store.open(path) as store:
+            known += [store.structure(k) for k in range(len(store))]
     frames, unread = read_pool(pool, max_pool, seed, charge=charge, spin=spin)
     structures = [f.structure for f in frames if not isinstance(f.structure, HamnetError)]
-    with progress("select", len(frames), quiet) as advance:
-        found = choose(loaded, structures, n, batch_size=batch_size, advance=advance)
+    with progress("select", len(known) + 2 * len(structures), quiet) as advance:
+        found = choose(loaded, known, structures, n, batch_size=batch_size, advance=advance)
     refused = [f"{frames[k].origin}: {reason}" for k, reason in found.refused.items()]
     for reason in (*unread, *refused):
         complain(reason)

@@ -54,6 +54,37 @@ class Inference:
     entries: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the readout sees of the rows of one class.
+
+    Attributes:
+        block_type, irreps, name: the class.
+        owner: structure of each row, ``(n_rows,)``.
+        x: inputs, ``(n_rows, n_components, n_in)``, float64.
+        z: whitened ones, ``(n_rows, n_components, k)``.
+        scale: standard deviations ``s``, Hartree, ``(n_irreps,)``.
+    """
+
+    block_type: BlockType
+    irreps: IrrepClass
+    name: str
+    owner: Tensor
+    x: Tensor
+    z: Tensor
+    scale: Tensor
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the matrix that a row stands for: of a pair, both."""
+        return 1 if self.block_type.on_site else 2
+
+    @property
+    def square(self) -> Tensor:
+        """Predicted squared error of the entries of each row, Hartree^2, ``(n_rows,)``."""
+        return self.n_blocks * self.scale.square().sum() * self.z.square().sum(dim=(1, 2))
+
+
 @dataclass(frozen=True)
 class Propagation:
     """The parts of a model through which an error of the weights reaches the matrix."""
@@ -70,36 +101,35 @@ class Propagation:
         Columns: `hamnet.models.metadata.QUANTITIES`. NaN where an orbital does not exist.
         """
         homo, lumo = (self._weights(run, predictions, which) for which in (0, 1))
-        owner = run.batch.graph.structure
-        variance = torch.zeros(len(predictions), 4, dtype=torch.float64, device=owner.device)
-        for t, c, name, z in self.whitened(run):
-            scale = self.scale(t, c, name)
-            rows = block_rows(run.batch.graph, t)
-            atoms = rows if t.on_site else run.batch.graph.pairs[0, rows]
-            ends = [w[t][:, c.columns].unflatten(1, (-1, c.n_irreps)) * scale for w in (homo, lumo)]
+        device = run.entries.device
+        variance = torch.zeros(len(predictions), 4, dtype=torch.float64, device=device)
+        for seen in self.seen(run):
+            c = seen.irreps
+            ends = [
+                w[seen.block_type][:, c.columns].unflatten(1, (-1, c.n_irreps)) * seen.scale
+                for w in (homo, lumo)
+            ]
             ends.append(ends[1] - ends[0])
             for k, w in enumerate(ends):  # G: (n_structures, k, n_irreps)
-                g = torch.einsum("rmk,rmi->rki", z, w)
-                total = g.new_zeros(len(predictions), *g.shape[1:]).index_add(0, owner[atoms], g)
+                g = torch.einsum("rmk,rmi->rki", seen.z, w)
+                total = g.new_zeros(len(predictions), *g.shape[1:]).index_add(0, seen.owner, g)
                 variance[:, k] += total.square().sum(dim=(1, 2))
-            own = z.square().sum(dim=(1, 2)) * scale.square().sum() * (1 if t.on_site else 2)
-            variance[:, 3].index_add_(0, owner[atoms], own)
+            variance[:, 3].index_add_(0, seen.owner, seen.square)
         n = np.array([p.layout.n_orbitals for p in predictions], dtype=float)
         found: FloatArray = variance.sqrt().cpu().numpy()
         found[:, 3] /= n * np.sqrt(run.batch.spin_kind)  # of all elements of all matrices
         missing = np.array([np.isnan([p.homo, p.lumo, p.gap, 0.0]) for p in predictions])
         return np.where(missing, np.nan, found)
 
-    def scale(self, block_type: BlockType, c: IrrepClass, name: str) -> Tensor:
-        """Return the standard deviations ``s`` of a class in Hartree, ``(n_irreps,)``."""
-        scale = self.standardiser.shift_scale(block_type)[1][c.columns][: c.n_irreps]
-        return scale * self.covariance.sigma(name)
-
-    def whitened(self, run: Inference) -> Iterator[tuple[BlockType, IrrepClass, str, Tensor]]:
-        """Yield block type, class, name and whitened inputs ``(n_rows, n_components, k)``."""
+    def seen(self, run: Inference) -> Iterator[Seen]:
+        """Yield what the readout sees of a batch, class by class."""
         graph, out = run.batch.graph, run.output
         for t, c, name, x in self.readout.design(out.features, graph, out.envelope):
-            yield t, c, name, self.covariance.whiten(name, x)
+            rows = block_rows(graph, t)
+            owner = graph.structure[rows if t.on_site else graph.pairs[0, rows]]
+            scale = self.standardiser.shift_scale(t)[1][c.columns][: c.n_irreps]
+            z = self.covariance.whiten(name, x)
+            yield Seen(t, c, name, owner, x, z, scale * self.covariance.sigma(name))
 
     def _weights(
         self, run: Inference, predictions: Sequence[Prediction], which: int

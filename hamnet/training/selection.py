@@ -1,9 +1,10 @@
 """Choose the frames whose labels would teach a model most."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -11,9 +12,16 @@ from hamnet.blocks import molecule_layout
 from hamnet.data.samples import Sample, batch_samples, make_sample
 from hamnet.errors import HamnetError
 from hamnet.models import HamiltonianModel
-from hamnet.nn.readout import block_rows
-from hamnet.structure import Structure
+from hamnet.models.uncertainty import Propagation, Seen
+from hamnet.structure import FloatArray, Structure
 from hamnet.units import HARTREE_TO_UHA
+
+N_DIRECTIONS = 128
+"""Combinations of the inputs of a class that are looked at; 384 choose no better frames."""
+
+RIDGE = 1e-5
+"""Of the posterior, relative to the mean diagonal of the normal matrix; 1e-4 and 1e-8 choose as
+well."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +29,12 @@ class Candidate:
     """A frame of the pool, as the readout sees it.
 
     Attributes:
-        rows: whitened inputs of each class, ``(n, k)``; see `hamnet.nn.covariance`.
-        std: predicted root mean square error of H, Hartree.
-        n_orbitals: size of its matrix.
+        rows: whitened inputs of each class, ``(n, k)``: ``z.z = x A^-1 x``.
+        size: of its matrix, relative to the mean of the pool.
     """
 
     rows: dict[str, Tensor]
-    std: float
-    n_orbitals: int
+    size: float
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,8 @@ class Chosen:
     Attributes:
         index: position in the pool.
         h_std_uha: predicted root mean square error of H before any frame was chosen, µHa.
-        left: share of the pool's mean squared error of H that is predicted to be left once this
-            frame and those before it are labelled.
+        left: share of the pool's predicted squared error of H, classes weighted as in `select`,
+            that is left once this frame and those before it are labelled.
     """
 
     index: int
@@ -62,6 +68,7 @@ class Selection:
 
 def select(
     model: HamiltonianModel,
+    labelled: Sequence[Structure],
     pool: Sequence[Structure],
     n: int,
     *,
@@ -71,42 +78,72 @@ def select(
     """Return the frames to be labelled, the most informative first.
 
     Greedy: each next frame is the one that, together with those before it, leaves the smallest
-    predicted squared error of H, averaged over the whole pool. With ``A`` the normal matrix of a
-    class of irreps, ``M`` the sum of ``x x^T`` over the pool and ``X`` the rows of a frame,
+    predicted error of H over the whole pool. With ``A`` the normal matrix of a class of irreps,
+    ``M`` the sum of ``x x^T`` over the pool and ``X`` the rows of a frame,
 
-        gain = sum over classes of  s^2 tr[(1 + X A^-1 X^T)^-1  X A^-1 M A^-1 X^T],
+        gain = sum over classes of  w tr[(1 + X A^-1 X^T)^-1  X A^-1 M A^-1 X^T],
 
     and then ``A <- A + X^T X``. The labels themselves do not enter. Ash, Goel, Krishnamurthy &
     Kakade (BAIT, arXiv 2106.09675); frames that are all alike are not chosen twice, and outliers
     that teach nothing about the others are not chosen at all. Gains are only computed again for
-    frames that could be the best.
+    frames that could be the best. The weight ``w`` of a class is its predicted variance over its
+    root mean square: a sum of absolute errors is to fall, in which small blocks count as well.
+
+    ``A`` is that of the labelled frames, with all inputs. What is looked at are the combinations
+    of inputs in which the pool varies most beyond them: the generalised eigenvectors
+    ``M v = mu A v`` of the largest ``mu``. Random combinations, which are good enough for the
+    uncertainty of a frame (`hamnet.nn.covariance`), choose frames no better than chance does.
 
     Args:
-        model: with an uncertainty.
+        model: with an uncertainty, which sets the weights of the classes.
+        labelled: frames that have labels, the training frames of the model among them.
         pool: frames without labels; a quarter of a megabyte for one of ethanol.
         n: how many; all of them where the pool is smaller.
         batch_size: frames that the model gets at once.
-        advance: is told the number of frames looked at.
+        advance: is told the number of frames looked at: the labelled ones once, the pool twice.
 
     Raises:
-        HamnetError: the model has no uncertainty, or accepts no frame of the pool.
+        HamnetError: the model has no uncertainty, or accepts no frame of the pool or none of the
+            labelled ones.
     """
+    propagation, scale = model.propagation, model.metadata.uncertainty
+    if propagation is None or scale is None:
+        raise HamnetError(
+            "the model does not know how sure it is: train it with validation frames, and with "
+            "readout.solve and readout.uncertainty left on"
+        )
+    known, _ = _samples(model, labelled)
     samples, refused = _samples(model, pool)
+    if not known:
+        raise HamnetError(f"the model accepts none of the {len(labelled)} labelled frames")
     if not samples:
         reason = f", the first because {next(iter(refused.values()))}" if refused else ""
         raise HamnetError(f"there is no frame to choose from: {len(refused)} are refused{reason}")
-    candidates: list[Candidate] = []
-    weights: dict[str, float] = {}
+    n_orbitals = np.array([sample.layouts[0].n_orbitals for sample in samples.values()])
+    sizes = n_orbitals / n_orbitals.mean()
+    look = _Look(model, propagation, batch_size, advance)
+    labelled_sums, pool_sums = _Sums(np.ones(len(known))), _Sums(sizes)
+    for first, seen in look(known.values()):
+        labelled_sums.add(first, seen)
+    for first, seen in look(samples.values()):
+        pool_sums.add(first, seen)
+    bases, weights = {}, {}
+    for name, moment in pool_sums.moments.items():
+        bases[name], spread = _directions(labelled_sums.moments.get(name), moment)
+        weights[name] = np.sqrt(pool_sums.errors[name] * pool_sums.numbers[name]) / spread
+    candidates = [Candidate({}, float(size)) for size in sizes]
+    for first, seen in look(samples.values()):
+        z = (seen.x @ bases[seen.name]).float().cpu()
+        owner = seen.owner.cpu()
+        for k in torch.unique(owner).tolist():
+            candidates[first + k].rows[seen.name] = z[owner == k].flatten(0, 1)
+    entries = n_orbitals.mean() * np.sqrt(model.spin_kind)
+    stds = HARTREE_TO_UHA * scale.h * np.sqrt(pool_sums.squares) / entries
     accepted = list(samples)
-    for start in range(0, len(accepted), batch_size):
-        batch = [samples[k] for k in accepted[start : start + batch_size]]
-        found, more = look_at(model, batch)
-        candidates += found
-        weights |= more
-        if advance:
-            advance(len(candidates), "")
     chosen = _Greedy(candidates, weights).run(min(n, len(candidates)))
-    return Selection(tuple(replace(one, index=accepted[one.index]) for one in chosen), refused)
+    return Selection(
+        tuple(Chosen(accepted[k], float(stds[k]), left) for k, left in chosen), refused
+    )
 
 
 def _samples(
@@ -129,39 +166,85 @@ def _samples(
     return samples, refused
 
 
-@torch.inference_mode()
-def look_at(
-    model: HamiltonianModel, samples: Sequence[Sample]
-) -> tuple[list[Candidate], dict[str, float]]:
-    """Return structures as the readout sees them, and the weight of each class, Hartree^2.
+class _Look:
+    """Shows structures to the model, one batch after the other."""
 
-    Raises:
-        HamnetError: the model has no uncertainty.
+    def __init__(
+        self,
+        model: HamiltonianModel,
+        propagation: Propagation,
+        batch_size: int,
+        advance: Callable[[int, str], None] | None,
+    ) -> None:
+        self.model, self.propagation, self.batch_size = model, propagation, batch_size
+        self.advance, self.done = advance, 0
+
+    @torch.inference_mode()
+    def __call__(self, structures: Iterable[Sample]) -> Iterator[tuple[int, Seen]]:
+        """Yield what the readout sees of each batch, and the number of its first structure."""
+        samples = list(structures)
+        for first in range(0, len(samples), self.batch_size):
+            batch = samples[first : first + self.batch_size]
+            for seen in self.propagation.seen(self.model.infer(batch_samples(batch))):
+                yield first, seen
+            self.done += len(batch)
+            if self.advance:
+                self.advance(self.done, "")
+
+
+class _Sums:
+    """Sums over structures, each divided by the square of its size.
+
+    Attributes:
+        moments: ``sum x x^T`` of each class, ``(n_in, n_in)``.
+        errors: predicted squared error of the entries of each class, Hartree^2.
+        numbers: how many entries these are.
+        squares: predicted squared error of each structure.
+
+    Args:
+        sizes: of the structures.
     """
-    propagation, scale = model.propagation, model.metadata.uncertainty
-    if propagation is None or scale is None:
-        raise HamnetError(
-            "the model does not know how sure it is: train it with validation frames, and with "
-            "readout.solve and readout.uncertainty left on"
-        )
-    run = model.infer(batch_samples(samples))
-    graph = run.batch.graph
-    rows: list[dict[str, Tensor]] = [{} for _ in samples]
-    square = np.zeros(len(samples))
-    weights = {}
-    for t, c, name, z in propagation.whitened(run):
-        square_scale = float(propagation.scale(t, c, name).square().sum())
-        weights[name] = square_scale * (1 if t.on_site else 2)
-        chosen = block_rows(graph, t)
-        owner = graph.structure[chosen if t.on_site else graph.pairs[0, chosen]]
-        for k in torch.unique(owner).tolist():
-            own = z[owner == k].flatten(0, 1)
-            rows[k][name] = own.float().cpu()
-            square[k] += weights[name] * float(own.square().sum())
-    sizes = [sample.layouts[0].n_orbitals for sample in samples]
-    stds = scale.h * np.sqrt(square) / sizes
-    found = [Candidate(*each) for each in zip(rows, stds.tolist(), sizes, strict=True)]
-    return found, weights
+
+    def __init__(self, sizes: FloatArray) -> None:
+        self.sizes = torch.from_numpy(sizes)
+        self.moments: dict[str, Tensor] = {}
+        self.errors: dict[str, float] = {}
+        self.numbers: dict[str, float] = {}
+        self.squares = np.zeros(len(sizes))
+
+    def add(self, first: int, seen: Seen) -> None:
+        """Add what is seen of structures, the first of which is number ``first``."""
+        owner = first + seen.owner.cpu()
+        size = self.sizes[owner]
+        x = (seen.x / size.to(seen.x)[:, None, None]).flatten(0, 1)
+        square = seen.square.cpu() / size.square()
+        name, n = seen.name, x.shape[1]
+        self.moments.setdefault(name, x.new_zeros(n, n)).add_(x.T @ x)
+        self.errors[name] = self.errors.get(name, 0.0) + float(square.sum())
+        entries = seen.n_blocks * seen.z.shape[1] * len(seen.scale) / size.square()
+        self.numbers[name] = self.numbers.get(name, 0.0) + float(entries.sum())
+        np.add.at(self.squares, owner.numpy(), square.numpy())
+
+
+def _directions(labelled: Tensor | None, pool: Tensor) -> tuple[Tensor, float]:
+    """Return where a pool varies most beyond the labelled frames, and how much in all.
+
+    Args:
+        labelled: ``sum x x^T`` over the labelled frames; None where they have no row.
+        pool: M, the same over the pool, ``(n_in, n_in)``.
+
+    Returns:
+        Columns ``v`` with ``v^T A v = 1``, ``(n_in, k)``, and ``tr(A^-1 M)``.
+    """
+    known = torch.zeros_like(pool) if labelled is None else labelled
+    # Units of the weights as those of the solved readout, of inputs that are new as well.
+    unit = (known + pool).diagonal().clamp(min=1e-300).pow(-0.25)
+    a, m = ((unit[:, None] * x * unit).cpu().numpy() for x in (known, pool))
+    a[np.diag_indices_from(a)] += RIDGE * (a + m).trace() / len(a)
+    kept = (max(0, len(a) - N_DIRECTIONS), len(a) - 1)
+    _, v = scipy.linalg.eigh(m, a, subset_by_index=kept)
+    spread = float(np.trace(scipy.linalg.solve(a, m, assume_a="pos")))
+    return unit[:, None] * torch.from_numpy(v).to(unit), spread
 
 
 class _Greedy:
@@ -177,10 +260,10 @@ class _Greedy:
                 if name not in self.b:
                     self.b[name] = torch.eye(z.shape[1], dtype=z.dtype)
                     self.m[name] = torch.zeros_like(self.b[name])
-                self.m[name] += weights[name] / candidate.n_orbitals**2 * z.T @ z
+                self.m[name] += weights[name] / candidate.size**2 * z.T @ z
 
-    def run(self, n: int) -> list[Chosen]:
-        """Return the n best."""
+    def run(self, n: int) -> list[tuple[int, float]]:
+        """Return the n best, and the share of the error that is left after each."""
         total = left = self.expected_error()
         gains = np.array([self.gain(k) for k in range(len(self.candidates))])
         fresh = np.zeros(len(gains), dtype=int)  # round in which a gain was computed
@@ -189,8 +272,7 @@ class _Greedy:
             while fresh[best := int(gains.argmax())] < turn:
                 gains[best], fresh[best] = self.gain(best), turn
             left -= gains[best]
-            std = HARTREE_TO_UHA * self.candidates[best].std
-            chosen.append(Chosen(best, std, float(left / total)))
+            chosen.append((best, float(left / total)))
             self.add(best)
             gains[best] = -np.inf
         return chosen
