@@ -18,6 +18,10 @@ from hamnet_cli.common import (
     progress,
 )
 
+PER_CHOSEN = 5
+"""Frames looked at for each that is chosen. Chosen from thirteen instead of five, frames of ethanol
+leave a mean error of H 3 % larger."""
+
 
 def select(
     model: Model,
@@ -33,8 +37,11 @@ def select(
         Path, typer.Option("--out", "-o", help="Extended xyz file for the chosen frames.")
     ],
     max_pool: Annotated[
-        int, typer.Option(min=1, help="Look at no more frames than this, drawn at random.")
-    ] = 2000,
+        int | None,
+        typer.Option(
+            min=1, help="Look at no more frames than this, drawn at random; default: five times -n."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of that draw.")] = 0,
     charge: Charge = None,
     spin: Spin = None,
@@ -45,8 +52,9 @@ def select(
     """Choose the frames of a pool that are worth a label, the most informative first.
 
     They are those that together with the labelled ones leave the smallest predicted error of H over
-    the whole pool. The file can go to 'hamnet label' as it is. A frame that the model refuses is
-    reported and skipped; the exit code is then 1.
+    the whole pool. The best of very many are extremes, from which little is learnt about the rest:
+    with a rare event to be found give --max-pool, otherwise not. The file can go to 'hamnet label'
+    as it is. A frame that the model refuses is reported and skipped; the exit code is then 1.
 
     Example: hamnet select runs/water pool.xyz --labelled water.h5 -n 50 -o next.xyz
     """
@@ -61,7 +69,7 @@ def select(
     for path in labelled:
         with Store.open(path) as store:
             known += [store.structure(k) for k in range(len(store))]
-    frames, unread = read_pool(pool, max_pool, seed, charge=charge, spin=spin)
+    frames, unread = read_pool(pool, max_pool or PER_CHOSEN * n, seed, charge=charge, spin=spin)
     structures = [f.structure for f in frames if not isinstance(f.structure, HamnetError)]
     with progress("select", len(known) + 2 * len(structures), quiet) as advance:
         found = choose(loaded, known, structures, n, batch_size=batch_size, advance=advance)
