@@ -155,6 +155,8 @@ def test_from_the_command_line(run, store, rng, tmp_path):
     assert "squared error left" in CliRunner().invoke(app, [*command, "-q"]).stdout
     few = CliRunner().invoke(app, [*command, "--max-pool", "1", "--json", "-q"])
     assert json.loads(few.stdout)["n_pool"] == 1
+    one = CliRunner().invoke(app, [*command, "-n", "1", "--json", "-q"])
+    assert json.loads(one.stdout)["n_pool"] == 5  # by default, for one that is chosen
     bad = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "next.cif")])
     assert bad.exit_code == 1
     assert "end it in .xyz" in bad.stderr
