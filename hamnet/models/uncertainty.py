@@ -75,14 +75,10 @@ class Seen:
     scale: Tensor
 
     @property
-    def n_blocks(self) -> int:
-        """Blocks of the matrix that a row stands for: of a pair, both."""
-        return 1 if self.block_type.on_site else 2
-
-    @property
     def square(self) -> Tensor:
         """Predicted squared error of the entries of each row, Hartree^2, ``(n_rows,)``."""
-        return self.n_blocks * self.scale.square().sum() * self.z.square().sum(dim=(1, 2))
+        both = 1 if self.block_type.on_site else 2  # a pair stands for two blocks of the matrix
+        return both * self.scale.square().sum() * self.z.square().sum(dim=(1, 2))
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ class Chosen:
     Attributes:
         index: position in the pool.
         h_std_uha: predicted root mean square error of H before any frame was chosen, µHa.
-        left: share of the pool's predicted squared error of H, classes weighted as in `select`,
-            that is left once this frame and those before it are labelled.
+        left: share of the pool's predicted squared error of H that is left once this frame and
+            those before it are labelled.
     """
 
     index: int
@@ -78,16 +78,15 @@ def select(
     """Return the frames to be labelled, the most informative first.
 
     Greedy: each next frame is the one that, together with those before it, leaves the smallest
-    predicted error of H over the whole pool. With ``A`` the normal matrix of a class of irreps,
-    ``M`` the sum of ``x x^T`` over the pool and ``X`` the rows of a frame,
+    predicted squared error of H over the whole pool. With ``A`` the normal matrix of a class of
+    irreps, ``M`` the sum of ``x x^T`` over the pool and ``X`` the rows of a frame,
 
-        gain = sum over classes of  w tr[(1 + X A^-1 X^T)^-1  X A^-1 M A^-1 X^T],
+        gain = sum over classes of  s^2 tr[(1 + X A^-1 X^T)^-1  X A^-1 M A^-1 X^T],
 
     and then ``A <- A + X^T X``. The labels themselves do not enter. Ash, Goel, Krishnamurthy &
     Kakade (BAIT, arXiv 2106.09675); frames that are all alike are not chosen twice, and outliers
     that teach nothing about the others are not chosen at all. Gains are only computed again for
-    frames that could be the best. The weight ``w`` of a class is its predicted variance over its
-    root mean square: a sum of absolute errors is to fall, in which small blocks count as well.
+    frames that could be the best.
 
     ``A`` is that of the labelled frames, with all inputs. What is looked at are the combinations
     of inputs in which the pool varies most beyond them: the generalised eigenvectors
@@ -95,7 +94,7 @@ def select(
     uncertainty of a frame (`hamnet.nn.covariance`), choose frames no better than chance does.
 
     Args:
-        model: with an uncertainty, which sets the weights of the classes.
+        model: with an uncertainty, which sets the variances ``s^2`` of the classes.
         labelled: frames that have labels, the training frames of the model among them.
         pool: frames without labels; a quarter of a megabyte for one of ethanol.
         n: how many; all of them where the pool is smaller.
@@ -130,7 +129,7 @@ def select(
     bases, weights = {}, {}
     for name, moment in pool_sums.moments.items():
         bases[name], spread = _directions(labelled_sums.moments.get(name), moment)
-        weights[name] = np.sqrt(pool_sums.errors[name] * pool_sums.numbers[name]) / spread
+        weights[name] = pool_sums.errors[name] / spread
     candidates = [Candidate({}, float(size)) for size in sizes]
     for first, seen in look(samples.values()):
         z = (seen.x @ bases[seen.name]).float().cpu()
@@ -198,7 +197,6 @@ class _Sums:
     Attributes:
         moments: ``sum x x^T`` of each class, ``(n_in, n_in)``.
         errors: predicted squared error of the entries of each class, Hartree^2.
-        numbers: how many entries these are.
         squares: predicted squared error of each structure.
 
     Args:
@@ -209,7 +207,6 @@ class _Sums:
         self.sizes = torch.from_numpy(sizes)
         self.moments: dict[str, Tensor] = {}
         self.errors: dict[str, float] = {}
-        self.numbers: dict[str, float] = {}
         self.squares = np.zeros(len(sizes))
 
     def add(self, first: int, seen: Seen) -> None:
@@ -221,8 +218,6 @@ class _Sums:
         name, n = seen.name, x.shape[1]
         self.moments.setdefault(name, x.new_zeros(n, n)).add_(x.T @ x)
         self.errors[name] = self.errors.get(name, 0.0) + float(square.sum())
-        entries = seen.n_blocks * seen.z.shape[1] * len(seen.scale) / size.square()
-        self.numbers[name] = self.numbers.get(name, 0.0) + float(entries.sum())
         np.add.at(self.squares, owner.numpy(), square.numpy())
 
 
