@@ -91,7 +91,7 @@ def select(
     ``A`` is that of the labelled frames, with all inputs. What is looked at are the combinations
     of inputs in which the pool varies most beyond them: the generalised eigenvectors
     ``M v = mu A v`` of the largest ``mu``. Random combinations, which are good enough for the
-    uncertainty of a frame (`hamnet.nn.covariance`), choose frames no better than chance does.
+    uncertainty of a frame (`hamnet.nn.covariance`), choose no better than chance from few labels.
 
     Args:
         model: with an uncertainty, which sets the variances ``s^2`` of the classes.
