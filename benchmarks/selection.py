@@ -44,6 +44,7 @@ def main() -> None:
     made.add_argument("--pool", type=int, default=300, help="Frames to choose from.")
     made.add_argument("--test", type=int, default=100, help="Frames to measure on.")
     made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--first-seed", type=int, default=0)
     made.add_argument("--draws", type=int, default=3, help="Random choices for each seed.")
     made.add_argument("--reference", choices=("none", "sap", "minao"), default="minao")
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
@@ -51,7 +52,8 @@ def main() -> None:
     if options.quick:
         options.seeds, options.draws, options.pool, options.test = 1, 1, 40, 20
     with Store.open(options.data) as store:
-        rows = [row for seed in range(options.seeds) for row in _rows(options, store, seed)]
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        rows = [row for seed in seeds for row in _rows(options, store, seed)]
     finish(
         [*rows, *_means(rows)],
         options,

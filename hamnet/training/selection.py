@@ -92,6 +92,8 @@ def select(
     of inputs in which the pool varies most beyond them: the generalised eigenvectors
     ``M v = mu A v`` of the largest ``mu``. Random combinations, which are good enough for the
     uncertainty of a frame (`hamnet.nn.covariance`), choose no better than chance from few labels.
+    A label counts as noisy, so that a labelled frame that is in the pool as well may be chosen
+    again once little is left to be learnt; take such frames out of the pool.
 
     Args:
         model: with an uncertainty, which sets the variances ``s^2`` of the classes.
