@@ -4,7 +4,9 @@ import sys
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from pyscf.data import nist
+from scipy.spatial.distance import pdist
 
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
@@ -91,6 +93,30 @@ def test_frames_of_one_trajectory_are_one_group_and_repeat():
     assert [t.group for t in one] == ["H2O/trajectory-0"] * 2 + ["H2O/trajectory-1"] * 2
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a.structure.positions, b.structure.positions)
+
+
+def test_trajectories_take_the_temperatures_in_turn():
+    """A trajectory is that of its own temperature alone; what is hotter moves more."""
+    pytest.importorskip("tblite")
+    short = {
+        "equilibration_fs": 5.0,
+        "interval_fs": 2.0,
+        "trajectories": 3,
+        "frames_per_trajectory": 1,
+    }
+    mixed, cold, hot = (
+        [
+            task.structure.positions
+            for task in recipe_tasks(
+                changed(WATER, langevin=Langevin(temperature_k=t, **short)), method="langevin"
+            )
+        ]
+        for t in ((1.0, 900.0), 1.0, 900.0)
+    )
+    np.testing.assert_array_equal(mixed, [cold[0], hot[1], cold[2]])
+    assert np.abs(pdist(hot[1]) - pdist(cold[1])).max() > 0.05
+    with pytest.raises(ValidationError):
+        Langevin(temperature_k=(), **short)
 
 
 def test_a_missing_tblite_gets_its_pip_line(monkeypatch):

@@ -16,7 +16,7 @@ from hamnet.structure import Structure
 from hamnet.testing import random_model
 from hamnet.training.config import load_config
 from hamnet.training.run import train
-from hamnet.training.selection import Candidate, _directions, _Greedy, select
+from hamnet.training.selection import Candidate, _directions, _Greedy, _same, select
 from hamnet_cli.app import app
 from tests.synthetic import SMALL
 
@@ -103,11 +103,25 @@ def test_known_frames_are_left_alone(run, known, rng):
     """Of training frames and stretched ones the stretched ones are chosen."""
     model = load_model(run)
     stretched = [Structure(s.numbers, 1.15 * s.positions) for s in known[:4]]
-    found = select(model, known, [*known, *stretched], 2)
+    near = [Structure(s.numbers, s.positions + rng.normal(0, 1e-3, (3, 3))) for s in known]
+    found = select(model, known, [*near, *stretched], 3)
     assert all(one.index >= len(known) for one in found.chosen)
+    assert found.known == ()
     left = [one.left for one in found.chosen]
     assert sorted(left, reverse=True) == left
     assert 0 < left[-1] < left[0] < 1
+
+
+def test_labelled_frames_are_never_chosen(run, known, rng):
+    """Nor turned, moved or mirrored ones; a charge makes another frame of it."""
+    model = load_model(run)
+    moved = [Structure(s.numbers, s.positions[:, ::-1] + 1.0) for s in known]
+    new = waters(rng, 2, 0.1)
+    found = select(model, known, [*known, new[0], *moved, new[1]], 10)
+    assert {one.index for one in found.chosen} == {len(known), 2 * len(known) + 1}
+    assert len(found.known) == 2 * len(known)
+    ion = Structure(known[0].numbers, known[0].positions, charge=2)
+    assert _same(known, [ion, known[0]]) == {1}
 
 
 def test_the_uncertainty_is_that_of_the_prediction(run, known, rng):
@@ -126,6 +140,8 @@ def test_what_cannot_be_judged(run, known, rng):
     assert "atom 0 is S" in found.refused[0]
     with pytest.raises(HamnetError, match="no frame to choose from: 1 are refused, the first"):
         select(model, known, [sulphide], 1)
+    with pytest.raises(HamnetError, match="all 2 frames have labels already"):
+        select(model, known, known[:2], 1)
     with pytest.raises(HamnetError, match="accepts none of the 1 labelled frames"):
         select(model, [sulphide], known, 1)
     with pytest.raises(HamnetError, match="does not know how sure it is"):

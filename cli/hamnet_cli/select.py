@@ -77,8 +77,14 @@ def select(
     for reason in (*unread, *refused):
         complain(reason)
     rows = write_chosen(out, [(frames[c.index], c.h_std_uha, c.left) for c in found.chosen])
+    if found.known:
+        note(f"{len(found.known)} of {len(structures)} frames are labelled already: left out")
     if json:
-        counts = {"n_pool": len(frames), "n_refused": len(unread) + len(refused)}
+        counts = {
+            "n_pool": len(frames),
+            "n_refused": len(unread) + len(refused),
+            "n_labelled": len(found.known),
+        }
         print_json({"out": str(out), **counts, "frames": rows})
     else:
         print_table(chosen_table(rows))

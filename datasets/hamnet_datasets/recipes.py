@@ -5,7 +5,7 @@ A recipe is a file ``recipes/NAME.toml`` checked by `Recipe`; a path to your own
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from ase import Atoms
@@ -28,6 +28,9 @@ SAMPLING_METHODS: tuple[SamplingMethod, ...] = (
     "supercells",
 )
 
+Temperature = Annotated[float, Field(gt=0)]
+"""Kelvin."""
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -36,20 +39,28 @@ class _Table(BaseModel):
 class NormalModes(_Table):
     """Thermal vibrations in the harmonic approximation; independent frames."""
 
-    temperature_k: float = Field(gt=0)
+    temperature_k: Temperature
     frames_per_molecule: int = Field(ge=1)
 
 
 class Langevin(_Table):
-    """GFN2-xTB Langevin dynamics; frames of one trajectory belong together."""
+    """GFN2-xTB Langevin dynamics; frames of one trajectory belong together.
 
-    temperature_k: float = Field(gt=0)
+    Of several temperatures trajectory ``t`` has number ``t`` modulo how many there are.
+    """
+
+    temperature_k: Temperature | Annotated[tuple[Temperature, ...], Field(min_length=1)]
     timestep_fs: float = Field(default=0.5, gt=0)
     friction_per_fs: float = Field(default=0.02, gt=0)
     equilibration_fs: float = Field(default=1000.0, ge=0)
     interval_fs: float = Field(default=20.0, gt=0)
     trajectories: int = Field(ge=1)
     frames_per_trajectory: int = Field(ge=1)
+
+    def temperature_of(self, trajectory: int) -> float:
+        """Return the temperature of a trajectory, Kelvin."""
+        t = self.temperature_k
+        return t[trajectory % len(t)] if isinstance(t, tuple) else t
 
 
 class Rattle(_Table):

@@ -103,7 +103,9 @@ def _all_tasks(recipe: Recipe, method: SamplingMethod) -> Iterator[tuple[Structu
         if isinstance(table, Langevin):
             for t in range(table.trajectories):
                 group = name if many else f"{name}/trajectory-{t}"
-                for f, frame in enumerate(langevin_frames(structure, table, [*seed, t])):
+                temperature = table.temperature_of(t)
+                made = langevin_frames(structure, table, temperature, [*seed, t])
+                for f, frame in enumerate(made):
                     yield frame, group, f"{name}/trajectory-{t}/{f}", ""
         else:
             frames = independent_frames(structure, table, seed)
@@ -197,9 +199,9 @@ def _moved(structure: Structure, positions: FloatArray) -> Structure:
 
 
 def langevin_frames(
-    structure: Structure, settings: Langevin, seed: list[int]
+    structure: Structure, settings: Langevin, temperature: float, seed: list[int]
 ) -> Iterator[Structure]:
-    """Yield frames of one GFN2-xTB Langevin trajectory after its equilibration.
+    """Yield frames of one GFN2-xTB Langevin trajectory after its equilibration, in Kelvin.
 
     Raises:
         HamnetError: tblite is not installed.
@@ -214,12 +216,12 @@ def langevin_frames(
     rng = np.random.default_rng(seed)
     atoms = to_atoms(structure)
     atoms.calc = TBLite(method="GFN2-xTB", charge=structure.charge, verbosity=0)
-    spread = np.sqrt(atoms.get_masses() * ase_units.kB * settings.temperature_k)
+    spread = np.sqrt(atoms.get_masses() * ase_units.kB * temperature)
     atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * spread[:, None])
     dynamics = AseLangevin(
         atoms,
         settings.timestep_fs * ase_units.fs,
-        temperature_K=settings.temperature_k,
+        temperature_K=temperature,
         friction=settings.friction_per_fs / ase_units.fs,
         fixcm=False,  # fixing the centre of mass would not sample the right ensemble
         rng=rng,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 import torch
+from scipy.spatial import KDTree
+from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from hamnet.blocks import molecule_layout
@@ -19,9 +21,12 @@ from hamnet.units import HARTREE_TO_UHA
 N_DIRECTIONS = 128
 """Combinations of the inputs of a class that are looked at; 384 choose no better frames."""
 
-RIDGE = 1e-5
-"""Of the posterior, relative to the mean diagonal of the normal matrix; 1e-4 and 1e-8 choose as
-well."""
+RIDGE = 1e-7
+"""Of the posterior, relative to the mean diagonal of the normal matrix: labels are nearly exact.
+With 1e-5 a frame very close to a labelled one may be chosen before all that is new is."""
+
+SAME = 1e-4
+"""Angstrom; frames are the same if none of their interatomic distances differs by more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +65,12 @@ class Selection:
     Attributes:
         chosen: the most informative first.
         refused: why the model cannot judge a frame, by its position in the pool.
+        known: positions of frames that have labels already; they are not chosen.
     """
 
     chosen: tuple[Chosen, ...]
     refused: Mapping[int, str]
+    known: tuple[int, ...]
 
 
 def select(
@@ -92,8 +99,7 @@ def select(
     of inputs in which the pool varies most beyond them: the generalised eigenvectors
     ``M v = mu A v`` of the largest ``mu``. Random combinations, which are good enough for the
     uncertainty of a frame (`hamnet.nn.covariance`), choose no better than chance from few labels.
-    A label counts as noisy, so that a labelled frame that is in the pool as well may be chosen
-    again once little is left to be learnt; take such frames out of the pool.
+    A frame of the pool that has a label already is looked at, but never chosen.
 
     Args:
         model: with an uncertainty, which sets the variances ``s^2`` of the classes.
@@ -105,7 +111,7 @@ def select(
 
     Raises:
         HamnetError: the model has no uncertainty, or accepts no frame of the pool or none of the
-            labelled ones.
+            labelled ones, or all of the pool have labels.
     """
     propagation, scale = model.propagation, model.metadata.uncertainty
     if propagation is None or scale is None:
@@ -141,10 +147,37 @@ def select(
     entries = n_orbitals.mean() * np.sqrt(model.spin_kind)
     stds = HARTREE_TO_UHA * scale.h * np.sqrt(pool_sums.squares) / entries
     accepted = list(samples)
-    chosen = _Greedy(candidates, weights).run(min(n, len(candidates)))
+    same = _same(labelled, pool)
+    free = [k for k, frame in enumerate(accepted) if frame not in same]
+    if not free:
+        raise HamnetError(f"nothing to choose: all {len(accepted)} frames have labels already")
+    chosen = _Greedy(candidates, weights).run(n, free)
     return Selection(
-        tuple(Chosen(accepted[k], float(stds[k]), left) for k, left in chosen), refused
+        tuple(Chosen(accepted[k], float(stds[k]), left) for k, left in chosen),
+        refused,
+        tuple(sorted(same)),
     )
+
+
+def _same(labelled: Sequence[Structure], pool: Sequence[Structure]) -> set[int]:
+    """Return the positions of the frames of a pool that are among the labelled ones.
+
+    Moved, turned and mirrored frames are the same; the atoms must have the same order.
+    """
+
+    def kind(s: Structure) -> tuple[bytes, int, int]:
+        return s.numbers.tobytes(), s.charge, s.spin
+
+    known: dict[tuple[bytes, int, int], list[FloatArray]] = {}
+    for s in labelled:
+        known.setdefault(kind(s), []).append(pdist(s.positions))
+    trees = {key: KDTree(np.array(distances)) for key, distances in known.items()}
+    return {
+        k
+        for k, s in enumerate(pool)
+        if (tree := trees.get(kind(s)))
+        and np.isfinite(tree.query(pdist(s.positions), p=np.inf, distance_upper_bound=SAME)[0])
+    }
 
 
 def _samples(
@@ -259,13 +292,14 @@ class _Greedy:
                     self.m[name] = torch.zeros_like(self.b[name])
                 self.m[name] += weights[name] / candidate.size**2 * z.T @ z
 
-    def run(self, n: int) -> list[tuple[int, float]]:
-        """Return the n best, and the share of the error that is left after each."""
+    def run(self, n: int, free: Sequence[int]) -> list[tuple[int, float]]:
+        """Return the n best of those that may be chosen, and what each leaves of the error."""
         total = left = self.expected_error()
-        gains = np.array([self.gain(k) for k in range(len(self.candidates))])
+        gains = np.full(len(self.candidates), -np.inf)
+        gains[free] = [self.gain(k) for k in free]
         fresh = np.zeros(len(gains), dtype=int)  # round in which a gain was computed
         chosen = []
-        for turn in range(n):
+        for turn in range(min(n, len(free))):
             while fresh[best := int(gains.argmax())] < turn:
                 gains[best], fresh[best] = self.gain(best), turn
             left -= gains[best]
