@@ -2,11 +2,12 @@
 
     python benchmarks/selection.py --data ethanol-500k.h5
 
-A few random frames are labelled first, a fifth of them for validation; an instant model chooses the
-next from the rest of the pool (`hamnet select`), or they are drawn at random, or those with the
-largest uncertainty are taken. All frames have labels already, so the error of the model that is
-trained on the larger set is measured on frames that took no part. The same start for all, several
-seeds, several random draws for each. `h_rmse_uha` is the root mean square over all frames and
+A few random frames are labelled first, a fifth of them for validation; an instant model chooses
+the next from the rest of the pool (`hamnet select`), or they are drawn at random, or those with the
+largest uncertainty are taken, or those with the largest error, which nobody knows without their
+labels. All frames have labels already, so the error of the model that is trained on the larger set
+is measured on frames that took no part. The same start for all, several seeds, several random draws
+for each. `h_rmse_uha` is the root mean square over all frames and
 elements, `h_p95_uha` and `h_max_uha` are the 95 % quantile and the maximum over test frames.
 """
 
@@ -88,11 +89,14 @@ def _rows(options: argparse.Namespace, store: Store, seed: int) -> list[dict[str
     structures = [store.structure(int(k)) for k in pool]
     known = [store.structure(int(k)) for k in training]
     chosen = select(start, known, structures, max(options.more)).chosen
-    stds = [p.uncertainty["h"] for p in _predict(start, store, pool)]
+    predictions = _predict(start, store, pool)
+    stds = [p.uncertainty["h"] for p in predictions]
+    errors = [_square(p, store[int(k)]) for p, k in zip(predictions, pool, strict=True)]
     draws = np.random.default_rng(seed)
     choices = [("random", draws.permutation(len(pool))) for _ in range(options.draws)]
     choices += [
         ("largest uncertainty", np.argsort(stds)[::-1]),
+        ("largest error", np.argsort(errors)[::-1]),
         ("select", np.array([one.index for one in chosen])),
     ]
     for n in options.more:
