@@ -178,6 +178,19 @@ def test_from_the_command_line(run, store, rng, tmp_path):
     assert "end it in .xyz" in bad.stderr
 
 
+def test_the_command_says_how_many_frames_are_labelled_already(run, store, known, rng, tmp_path):
+    """One that went through a file of coordinates with eight digits is recognised."""
+    pool = [ase.Atoms(s.numbers, s.positions) for s in [known[0], *waters(rng, 2, 0.1), known[1]]]
+    ase.io.write(tmp_path / "pool.xyz", pool)
+    command = ["select", str(run), str(tmp_path / "pool.xyz"), "--labelled", str(store), "--json"]
+    result = CliRunner().invoke(app, [*command, "-n", "4", "-o", str(tmp_path / "next.xyz")])
+    assert result.exit_code == 0, result.stderr
+    assert "2 of 4 frames are labelled already: left out" in result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["n_labelled"] == 2
+    assert sorted(row["origin"][-7:] for row in summary["frames"]) == ["frame 1", "frame 2"]
+
+
 def test_a_batch_gives_the_choice_of_single_frames(run, known, rng):
     """In a batch as alone."""
     model = load_model(run)
