@@ -16,7 +16,7 @@ from hamnet.errors import HamnetError
 from hamnet.metrics import CRYSTALS_ONLY, METRICS, frame_metrics, h_mae, summarise
 from hamnet.models import HamiltonianModel, load_model
 from hamnet.models.stream import Predictor, predict_records
-from hamnet.training.config import TrainConfig, load_config
+from hamnet.training.config import load_config
 from hamnet.training.run import train
 from hamnet.units import HARTREE_TO_UHA
 
@@ -79,7 +79,8 @@ class Study:
         yield {"stage": "trained, solved", **row, **self.measure(model)}
 
     def _train(self, settings: Sequence[str]) -> tuple[HamiltonianModel, Row]:
-        config = self.config(settings)
+        overrides = [f"target.reference={self.reference}", *self.settings, *settings]
+        config = load_config(overrides=overrides)
         self.n_runs += 1
         run = train(self.path, self.folder / f"run-{self.n_runs}", config, report=progress)
         model = load_model(run.model_file)
@@ -90,11 +91,6 @@ class Study:
             "seconds": round(run.seconds, 1),
             "history": compact(run.model_file.parent / "history.csv"),
         }
-
-    def config(self, settings: Sequence[str]) -> TrainConfig:
-        """Return the settings of a run."""
-        overrides = [f"target.reference={self.reference}", *self.settings, *settings]
-        return load_config(overrides=overrides)
 
     def measure(self, model: Predictor) -> Row:
         """Return the errors on test and validation frames, and on those of the other file."""

@@ -105,6 +105,11 @@ class Structure:
         return bool(self.pbc.any())
 
     @property
+    def kind(self) -> tuple[bytes, int, int]:
+        """Elements in their order, charge and spin: the same for all frames of a molecule."""
+        return self.numbers.tobytes(), self.charge, self.spin
+
+    @property
     def formula(self) -> str:
         """Chemical formula, carbon and hydrogen first (Hill system)."""
         return hill_formula(self.numbers)

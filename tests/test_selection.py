@@ -122,6 +122,8 @@ def test_labelled_frames_are_never_chosen(run, known, rng):
     assert len(found.known) == 2 * len(known)
     ion = Structure(known[0].numbers, known[0].positions, charge=2)
     assert _same(known, [ion, known[0]]) == {1}
+    helium = Structure(np.array([2]), np.zeros((1, 3)))
+    assert _same([*known, helium], [helium, ion]) == {0}
 
 
 def test_the_uncertainty_is_that_of_the_prediction(run, known, rng):

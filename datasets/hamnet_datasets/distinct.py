@@ -67,14 +67,13 @@ def distinct(
         frames: tasks in their order.
         min_rmsd: smallest root mean square distance to all that were kept, Angstrom.
     """
-    kept: dict[bytes, _Kept] = {}
+    kept: dict[tuple[bytes, int, int], _Kept] = {}
     for frame in frames:
         if not isinstance(frame, Task):
             yield frame
             continue
         s = frame.structure
-        kind = s.numbers.tobytes() + bytes(f"{s.charge} {s.spin}", "ascii")
-        known = kept.setdefault(kind, _Kept(len(s)))
+        known = kept.setdefault(s.kind, _Kept(len(s)))
         distances = pdist(s.positions)
         near = known.near(s.positions, distances, min_rmsd)
         if near is None:

@@ -103,9 +103,7 @@ def _all_tasks(recipe: Recipe, method: SamplingMethod) -> Iterator[tuple[Structu
         if isinstance(table, Langevin):
             for t in range(table.trajectories):
                 group = name if many else f"{name}/trajectory-{t}"
-                temperature = table.temperature_of(t)
-                made = langevin_frames(structure, table, temperature, [*seed, t])
-                for f, frame in enumerate(made):
+                for f, frame in enumerate(langevin_frames(structure, table, seed, t)):
                     yield frame, group, f"{name}/trajectory-{t}/{f}", ""
         else:
             frames = independent_frames(structure, table, seed)
@@ -199,9 +197,9 @@ def _moved(structure: Structure, positions: FloatArray) -> Structure:
 
 
 def langevin_frames(
-    structure: Structure, settings: Langevin, temperature: float, seed: list[int]
+    structure: Structure, settings: Langevin, seed: list[int], trajectory: int
 ) -> Iterator[Structure]:
-    """Yield frames of one GFN2-xTB Langevin trajectory after its equilibration, in Kelvin.
+    """Yield frames of one GFN2-xTB Langevin trajectory after its equilibration.
 
     Raises:
         HamnetError: tblite is not installed.
@@ -213,7 +211,8 @@ def langevin_frames(
             "Langevin dynamics needs tblite: pip install 'hamnet[md]', or sample the built-in "
             "normal modes with '--sampling normal-modes'"
         ) from error
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([*seed, trajectory])
+    temperature = settings.temperature_of(trajectory)
     atoms = to_atoms(structure)
     atoms.calc = TBLite(method="GFN2-xTB", charge=structure.charge, verbosity=0)
     spread = np.sqrt(atoms.get_masses() * ase_units.kB * temperature)

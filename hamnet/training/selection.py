@@ -126,6 +126,10 @@ def select(
     if not samples:
         reason = f", the first because {next(iter(refused.values()))}" if refused else ""
         raise HamnetError(f"there is no frame to choose from: {len(refused)} are refused{reason}")
+    accepted, same = list(samples), _same(labelled, pool)
+    free = [k for k, frame in enumerate(accepted) if frame not in same]
+    if not free:
+        raise HamnetError(f"nothing to choose: all {len(accepted)} frames have labels already")
     n_orbitals = np.array([sample.layouts[0].n_orbitals for sample in samples.values()])
     sizes = n_orbitals / n_orbitals.mean()
     look = _Look(model, propagation, batch_size, advance)
@@ -146,11 +150,6 @@ def select(
             candidates[first + k].rows[seen.name] = z[owner == k].flatten(0, 1)
     entries = n_orbitals.mean() * np.sqrt(model.spin_kind)
     stds = HARTREE_TO_UHA * scale.h * np.sqrt(pool_sums.squares) / entries
-    accepted = list(samples)
-    same = _same(labelled, pool)
-    free = [k for k, frame in enumerate(accepted) if frame not in same]
-    if not free:
-        raise HamnetError(f"nothing to choose: all {len(accepted)} frames have labels already")
     chosen = _Greedy(candidates, weights).run(n, free)
     return Selection(
         tuple(Chosen(accepted[k], float(stds[k]), left) for k, left in chosen),
@@ -165,18 +164,18 @@ def _same(labelled: Sequence[Structure], pool: Sequence[Structure]) -> set[int]:
     Moved, turned and mirrored frames are the same; the atoms must have the same order.
     """
 
-    def kind(s: Structure) -> tuple[bytes, int, int]:
-        return s.numbers.tobytes(), s.charge, s.spin
+    def distances(s: Structure) -> FloatArray:
+        return np.append(pdist(s.positions), 0.0)  # a single atom has none
 
     known: dict[tuple[bytes, int, int], list[FloatArray]] = {}
     for s in labelled:
-        known.setdefault(kind(s), []).append(pdist(s.positions))
-    trees = {key: KDTree(np.array(distances)) for key, distances in known.items()}
+        known.setdefault(s.kind, []).append(distances(s))
+    trees = {kind: KDTree(np.array(rows)) for kind, rows in known.items()}
     return {
         k
         for k, s in enumerate(pool)
-        if (tree := trees.get(kind(s)))
-        and np.isfinite(tree.query(pdist(s.positions), p=np.inf, distance_upper_bound=SAME)[0])
+        if (tree := trees.get(s.kind))
+        and np.isfinite(tree.query(distances(s), p=np.inf, distance_upper_bound=SAME)[0])
     }
 
 
