@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from hamnet.basis import OrbitalBasis
 from hamnet.blocks import HamiltonianBlocks, SpinKind, molecule_layout, to_dense, to_k
 from hamnet.data.level import LevelOfTheory
-from hamnet.data.samples import Sample, batch_samples, make_sample
-from hamnet.integrals import basis_for
+from hamnet.data.samples import Sample, batch_samples, make_sample, with_density
+from hamnet.integrals import basis_for, overlap, valence_electrons
 from hamnet.lattice import crystal_basis
 from hamnet.models import HamiltonianModel
 from hamnet.models.config import ModelConfig
 from hamnet.models.metadata import Metadata
+from hamnet.references import reference_hamiltonian
 from hamnet.so3.rotation import real_harmonics
 from hamnet.spinor import to_spinor, turned
 from hamnet.structure import FloatArray, IntArray, Structure, symbol
@@ -135,14 +136,24 @@ def random_model(
 
 def predict_blocks(model: EntriesModel, structure: Structure) -> HamiltonianBlocks:
     """Return what the model gives for one structure, without H0: one matrix, or four."""
-    offsets = model.basis.atom_offsets(structure.numbers)
-    layout = None if structure.is_periodic else molecule_layout(offsets)
-    sample = make_sample(structure, layout, model.basis, model.cutoffs, spin_kind=model.spin_kind)
+    sample = _sample(model, structure)
     with torch.no_grad():
         entries = model(sample).numpy()
     if model.spin_kind is SpinKind.SPINOR:
         entries = entries.reshape(SpinKind.SPINOR, -1)
     return HamiltonianBlocks(sample.layouts[0], entries)
+
+
+def _sample(model: EntriesModel, structure: Structure) -> Sample:
+    """Return what the model sees of a structure; as H0 ``sap``, which obeys all laws exactly."""
+    offsets = model.basis.atom_offsets(structure.numbers)
+    layout = None if structure.is_periodic else molecule_layout(offsets)
+    sample = make_sample(structure, layout, model.basis, model.cutoffs, spin_kind=model.spin_kind)
+    if not isinstance(model, HamiltonianModel) or model.network.density is None:
+        return sample
+    h0 = reference_hamiltonian(structure, model.metadata.level, "sap", model.basis)
+    n_electrons = valence_electrons(structure, model.basis)
+    return with_density(sample, h0.entries, overlap(structure, model.basis), n_electrons)
 
 
 def predict_matrix(model: EntriesModel, structure: Structure) -> NDArray[Any]:
@@ -215,12 +226,7 @@ def check_hermitian(model: EntriesModel, structure: Structure) -> None:
 
 def check_batch(model: EntriesModel, structures: Sequence[Structure]) -> None:
     """A batch gives what its members give one by one."""
-    samples = []
-    for structure in structures:
-        layout = predict_blocks(model, structure).layout
-        samples.append(
-            make_sample(structure, layout, model.basis, model.cutoffs, spin_kind=model.spin_kind)
-        )
+    samples = [_sample(model, structure) for structure in structures]
     with torch.no_grad():
         batch = model(batch_samples(samples)).numpy()
         singles = np.concatenate([model(sample).numpy() for sample in samples])

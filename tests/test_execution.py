@@ -74,7 +74,7 @@ def test_compiled_convolutions_are_compiled_and_equal(samples):
 
 
 def _inputs(model, sample):
-    return sample.graph, model.frames(sample.graph)
+    return sample.graph, model.frames(sample.graph), sample.density
 
 
 def test_checkpointed_layers_are_equal_and_keep_less(samples):

@@ -30,6 +30,7 @@ SETTINGS |= {
     "no pseudo channels": {"pseudo_channels": 0},
     "no messages": {"layers": 0, "pair_layers": 1},
     "larger l_max": {"l_max": 5},
+    "density": {"density_weight": 0.2},
 }
 CUTOFFS = {"message_cutoff": 3.0, "pair_cutoff": 4.0}
 
@@ -124,7 +125,7 @@ def test_predicted_label_invariants_do_not_rotate(rng):
 
     def traces(s):
         graph = build_graph(s, *model.cutoffs)
-        return model.network(graph, model.frames(graph)).traces
+        return model.network(graph, model.frames(graph), {}).traces
 
     one, two = traces(structure), traces(turned)
     assert one

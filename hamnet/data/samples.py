@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hamnet.basis import OrbitalBasis
-from hamnet.blocks import PairLayout, SpinKind, canonical, energy_zero
+from hamnet.blocks import HamiltonianBlocks, PairLayout, SpinKind, canonical, energy_zero
 from hamnet.data.record import Record
+from hamnet.density import loewdin_density
 from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph, batch_graphs, build_graph
 from hamnet.irreps import BlockType
-from hamnet.structure import IntArray, Structure
+from hamnet.structure import FloatArray, IntArray, Structure
 
 BoolArray = NDArray[np.bool_]
 
@@ -34,6 +35,8 @@ class Sample:
         goals: what a model's training wants of each block type: standardised irreps,
             ``(n_rows, n_numbers)``, float64; see `hamnet.models.HamiltonianModel.with_goals`.
         traces: the same of the label invariants, ``(n_rows, n_irreps)``.
+        density: on-site blocks of the density of H0's orbitals (`hamnet.density`) of each element,
+            ``(n_atoms, n_i * n_i)``, float64; empty where there is none.
         spin_kind: one matrix a structure, or four.
     """
 
@@ -43,6 +46,7 @@ class Sample:
     target: Tensor | None = None
     goals: Mapping[BlockType, Tensor] = field(default_factory=dict)
     traces: Mapping[BlockType, Tensor] = field(default_factory=dict)
+    density: Mapping[BlockType, Tensor] = field(default_factory=dict)
     spin_kind: SpinKind = SpinKind.CLOSED
 
     def to(self, device: torch.device) -> "Sample":
@@ -54,12 +58,13 @@ class Sample:
             target=None if self.target is None else self.target.to(device),
             goals={t: rows.to(device) for t, rows in self.goals.items()},
             traces={t: rows.to(device) for t, rows in self.traces.items()},
+            density={t: rows.to(device) for t, rows in self.density.items()},
         )
 
     @property
     def n_bytes(self) -> int:
         """Memory of the numbers that belong to blocks."""
-        tables = (self.index, self.goals, self.traces)
+        tables = (self.index, self.goals, self.traces, self.density)
         tensors = [rows for table in tables for rows in table.values()]
         return sum(x.nbytes for x in tensors) + (0 if self.target is None else self.target.nbytes)
 
@@ -165,8 +170,37 @@ def record_sample(
     Raises:
         HamnetError: see `record_target`.
     """
-    target = record_target(record, reference)
-    return make_sample(record.structure, record.layout, basis, cutoffs, target, record.spin_kind)
+    target, kind = record_target(record, reference), record.spin_kind
+    sample = make_sample(record.structure, record.layout, basis, cutoffs, target, kind)
+    if not has_density(reference, kind):
+        return sample
+    n_electrons = round(float(record.occupations.sum()))
+    h0 = record.references[reference]
+    return with_density(sample, h0, record.blocks("overlap"), n_electrons)
+
+
+def has_density(reference: str, spin_kind: SpinKind) -> bool:
+    """Return whether samples of molecules have the density of H0's orbitals.
+
+    That of ``sap`` makes models worse than none (``docs/results.md``).
+    """
+    return reference == "minao" and spin_kind is SpinKind.CLOSED
+
+
+def with_density(
+    sample: Sample, h0: FloatArray, overlap: HamiltonianBlocks, n_electrons: int
+) -> Sample:
+    """Return the sample of a molecule with the density of H0's orbitals.
+
+    Args:
+        sample: one structure, with the layout of its overlap.
+        h0: entries of H0, Hartree, ``[n_entries]`` or ``[1, n_entries]``.
+        overlap: S.
+        n_electrons: electrons, without those of core potentials.
+    """
+    blocks = HamiltonianBlocks(overlap.layout, np.atleast_2d(h0))
+    q = torch.from_numpy(loewdin_density(blocks, overlap, n_electrons))
+    return replace(sample, density={t: q[at] for t, at in sample.index.items() if t.on_site})
 
 
 def batch_samples(samples: Sequence[Sample]) -> Sample:
@@ -186,6 +220,7 @@ def batch_samples(samples: Sequence[Sample]) -> Sample:
         torch.cat(targets) if len(targets) == len(samples) else None,
         _join([s.goals for s in samples]),
         _join([s.traces for s in samples]),
+        _join([s.density for s in samples]),
         samples[0].spin_kind,
     )
 

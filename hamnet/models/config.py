@@ -31,6 +31,10 @@ class ModelConfig(Section):
     """Messages fade as exp(-(r / range)^2), Angstrom: neighbours count more than what is far."""
     pair_cutoff: float = Field(default=12.0, gt=0)
     """Pairs closer than this have a block; it falls smoothly to zero there, Angstrom."""
+    density_weight: float | None = Field(default=None, ge=0)
+    """Size of the features of atoms that are made of the density of H0's orbitals; None: 0.2 for
+    molecules with the reference ``minao``, without spin-orbit coupling. No other H0 has a density
+    that helps, and then it is 0."""
     n_radial: int = Field(default=16, ge=2)
     """Gaussians on the distance."""
     radial_hidden: int = Field(default=64, ge=1)

@@ -9,10 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from hamnet.basis import OrbitalBasis
-from hamnet.blocks import HamiltonianBlocks, PairLayout, SpinKind
+from hamnet.blocks import HamiltonianBlocks, PairLayout, SpinKind, molecule_layout
 from hamnet.correction import corrected
 from hamnet.data.record import Record
-from hamnet.data.samples import Sample, batch_samples, make_sample, record_sample
+from hamnet.data.samples import (
+    Sample,
+    batch_samples,
+    make_sample,
+    record_sample,
+    with_density,
+)
 from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph
 from hamnet.integrals import overlap, valence_electrons
@@ -130,7 +136,7 @@ class HamiltonianModel(nn.Module):
         frames = self.frames(batch.graph)
         large = self.covariance is None and batch.n_pairs > MAX_KEPT_PAIRS
         run = self.network.stream if large and not torch.is_grad_enabled() else self.network
-        out = run(batch.graph, frames.to(self.dtype))
+        out = run(batch.graph, frames.to(self.dtype), batch.density)
         irreps = {}
         for t, y in out.irreps.items():
             fade = None if t.on_site else out.envelope[block_rows(batch.graph, t)]
@@ -203,28 +209,21 @@ class HamiltonianModel(nn.Module):
         return self._predict(systems, force)
 
     def _predict(self, systems: Sequence[System], force: bool) -> list[Prediction]:
-        samples, overlaps, structures, remarks = [], [], [], []
+        parts, structures, remarks = [], [], []
         for system in systems:
             structure, remark = self._accept(system, force)
             structures.append(structure)
             remarks.append(remark)
-            sample, s = self._unlabelled(structure)
-            self.check_pairs(sample.graph)
-            samples.append(sample)
-            overlaps.append(s)
-        if not samples:
+            parts.append(self.unlabelled(structure))
+        if not parts:
             return []
-        run, out = self.infer(batch_samples(samples)), []
-        kind, level = self.metadata.reference, self.metadata.level
-        for structure, s, delta, sample, remark in zip(
-            structures, overlaps, _split(run), samples, remarks, strict=True
+        run, out = self.infer(batch_samples([sample for sample, _, _ in parts])), []
+        for structure, (sample, s, h0), delta, remark in zip(
+            structures, parts, _split(run), remarks, strict=True
         ):
             if structure.is_periodic:
                 out.append(self._crystal(structure, delta, s, sample, remark))
                 continue
-            h0 = None
-            if kind != "none":
-                h0 = reference_hamiltonian(structure, level, kind, self.basis).entries
             n_electrons = valence_electrons(structure, self.basis)
             out.append(self._molecule(structure, delta, h0, s, n_electrons, sample, remark))
         return self._with_uncertainty(run, out)
@@ -243,26 +242,49 @@ class HamiltonianModel(nn.Module):
             structure = runnable(structure)
         return structure, tuple(f"forced: {fault}" for fault in faults)
 
-    def _unlabelled(self, structure: Structure) -> tuple[Sample, HamiltonianBlocks]:
-        """Return graph and overlap of a structure.
+    def unlabelled(
+        self, structure: Structure
+    ) -> tuple[Sample, HamiltonianBlocks, np.ndarray | None]:
+        """Return what the network sees of a structure, its overlap and the entries of its H0.
 
         Raises:
-            HamnetError: the basis is not one of PySCF's.
+            HamnetError: the basis is not one of PySCF's; a pair of elements that the model does not
+                know.
         """
+        level, kind = self.metadata.level, self.metadata.reference
         if not structure.is_periodic:
             s = overlap(structure, self.basis)
-            return self._sample(structure, s.layout), s
-        level = self.metadata.level
+            sample = self._sample(structure, s.layout)
+            if kind == "none":
+                return sample, s, None
+            h0 = reference_hamiltonian(structure, level, kind, self.basis).entries
+            if self.network.density is not None:
+                n_electrons = valence_electrons(structure, self.basis)
+                sample = with_density(sample, h0, s, n_electrons)
+            return sample, s, h0
         if not level.pseudo:
             raise HamnetError(
                 f"the overlap of the basis '{self.basis.name}' ({level.program}) cannot be "
                 "computed: PySCF has no such orbitals; give structures with labels"
             )
         sample = self._sample(structure, None)
-        return sample, pair_overlaps(structure, self.basis, sample.layouts[0], level.pseudo)
+        s = pair_overlaps(structure, self.basis, sample.layouts[0], level.pseudo)
+        return sample, s, None
+
+    def sample(self, structure: Structure) -> Sample:
+        """Return what the network sees of a molecule: by PySCF no more than it looks at.
+
+        Raises:
+            HamnetError: a pair of elements that the model does not know.
+        """
+        if self.network.density is not None:
+            return self.unlabelled(structure)[0]
+        return self._sample(structure, molecule_layout(self.basis.atom_offsets(structure.numbers)))
 
     def _sample(self, structure: Structure, layout: PairLayout | None) -> Sample:
-        return make_sample(structure, layout, self.basis, self.cutoffs, spin_kind=self.spin_kind)
+        sample = make_sample(structure, layout, self.basis, self.cutoffs, spin_kind=self.spin_kind)
+        self.check_pairs(sample.graph)
+        return sample
 
     def _crystal(
         self,

@@ -1,7 +1,7 @@
 """The network: geometry -> features of atoms and pairs -> standardised irreps of every block."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph
 from hamnet.irreps import BlockIrreps, BlockType
 from hamnet.models.config import ModelConfig
+from hamnet.nn.density import DensityEmbedding
 from hamnet.nn.execution import Execution
 from hamnet.nn.frames import EdgeRows, PairFrames
 from hamnet.nn.layers import MessageLayer, PairFeatures, PairLayer, directions
@@ -108,6 +109,9 @@ class SO2Network(nn.Module):
         self.decay = Decay()
         n_invariants = embeddings[0].size
         self.element = nn.Embedding(len(elements), c[0])
+        self.density: DensityEmbedding | None = None
+        if config.density_weight:
+            self.density = DensityEmbedding(tables, c, l_max, config.density_weight)
         self.degree_embedding = nn.Sequential(
             nn.Linear(n_invariants, config.radial_hidden),
             nn.SiLU(),
@@ -151,18 +155,18 @@ class SO2Network(nn.Module):
         self.execution = Execution()
 
     def features(
-        self, graph: NeighbourGraph, frames: PairFrames
+        self, graph: NeighbourGraph, frames: PairFrames, density: Mapping[BlockType, Tensor]
     ) -> tuple[BlockFeatures, dict[BlockType, Tensor]]:
-        """Return the features of all blocks, and the predicted label invariants."""
+        """Return the features of all blocks, and the predicted label invariants; see `forward`."""
         with self.execution.products(graph.numbers.device):
-            features, traces = self._features(graph, frames)
+            features, traces = self._features(graph, frames, density)
         return features.to(self.dtype), {t: x.to(self.dtype) for t, x in traces.items()}
 
     def _features(
-        self, graph: NeighbourGraph, frames: PairFrames
+        self, graph: NeighbourGraph, frames: PairFrames, density: Mapping[BlockType, Tensor]
     ) -> tuple[BlockFeatures, dict[BlockType, Tensor]]:
-        # 1. atoms: element, neighbourhood, messages within the shorter cutoff
-        nodes = self._atoms(graph, frames.select(graph.edges))
+        # 1. atoms: element, density, neighbourhood, messages within the shorter cutoff
+        nodes = self._atoms(graph, frames.select(graph.edges), density)
         traces: dict[BlockType, Tensor] = {}
         types = block_types(graph)
         if self.node_tracegrad is not None:
@@ -209,14 +213,16 @@ class SO2Network(nn.Module):
             yield _Piece(pairs, scale, z, sums)
 
     @torch.no_grad()
-    def stream(self, graph: NeighbourGraph, frames: PairFrames) -> NetworkOutput:
+    def stream(
+        self, graph: NeighbourGraph, frames: PairFrames, density: Mapping[BlockType, Tensor]
+    ) -> NetworkOutput:
         """Return the same irreps as `forward`, without keeping the features: for large systems.
 
         Of a pair its irreps are all that remains, so that memory is a few hundred bytes a pair. The
         output has no features and no traces.
         """
         with self.execution.products(graph.numbers.device):
-            nodes = self._atoms(graph, frames.select(graph.edges))
+            nodes = self._atoms(graph, frames.select(graph.edges), density)
             if self.node_tracegrad is not None:
                 _, groups = self.node_tracegrad(split_node(nodes[-1], self.l_max, self.channels))
                 nodes[-1] = join_node(groups, self.l_max)
@@ -254,14 +260,18 @@ class SO2Network(nn.Module):
         """Precision of the weights."""
         return self.element.weight.dtype
 
-    def forward(self, graph: NeighbourGraph, frames: PairFrames) -> NetworkOutput:
+    def forward(
+        self, graph: NeighbourGraph, frames: PairFrames, density: Mapping[BlockType, Tensor]
+    ) -> NetworkOutput:
         """Return the standardised irreps of all blocks of a batch.
 
         Args:
             graph: atoms and pairs.
             frames: frames of its pairs, in the precision of the network.
+            density: on-site blocks of the density of H0's orbitals, `hamnet.data.samples.Sample`;
+                looked at by networks with ``density_weight`` alone.
         """
-        features, traces = self.features(graph, frames)
+        features, traces = self.features(graph, frames, density)
         irreps = self.readout(features, graph)
         return NetworkOutput(irreps, traces, self.envelope(frames.distance), features)
 
@@ -298,11 +308,15 @@ class SO2Network(nn.Module):
         """
         return units.traces(block_type, h, distance)
 
-    def _atoms(self, graph: NeighbourGraph, frames: PairFrames) -> list[Tensor]:
+    def _atoms(
+        self, graph: NeighbourGraph, frames: PairFrames, density: Mapping[BlockType, Tensor]
+    ) -> list[Tensor]:
         """Return the node features ``(A, K, C)`` before and after each message layer."""
         n_rows, n_atoms = (self.l_max + 1) ** 2, len(graph.numbers)
         element = self.element(self.message_embedding.index[graph.numbers])  # (A, C_natural)
         x = nn.functional.pad(element[:, None], (0, self.channels[1], 0, n_rows - 1))
+        if self.density is not None:
+            x = x + self.density(density, graph)
         invariants = self._embed(self.message_embedding, graph, frames)
         near = nearness(frames.distance, self.config.message_cutoff, self.config.message_range)
         fade = near * self.message_weight

@@ -31,7 +31,17 @@ def _to_4(data: dict[str, Any], tensors: Tensors) -> None:
     tensors["network.decay.rates"] = torch.zeros(2, dtype=torch.float64)
 
 
-UPGRADES: Mapping[int, Callable[[dict[str, Any], Tensors], None]] = {1: _to_2, 2: _to_3, 3: _to_4}
+def _to_5(data: dict[str, Any], tensors: Tensors) -> None:
+    """Version 5 has features that are made of the density of H0's orbitals."""
+    data["model"]["density_weight"] = 0.0
+
+
+UPGRADES: Mapping[int, Callable[[dict[str, Any], Tensors], None]] = {
+    1: _to_2,
+    2: _to_3,
+    3: _to_4,
+    4: _to_5,
+}
 """From a version to the next: each changes metadata and weights in place."""
 
 

@@ -271,7 +271,7 @@ class _Problem:
         sample = batch_samples(samples).to(model.device)
         assert sample.target is not None
         frames = model.frames(sample.graph)
-        features, _ = network.features(sample.graph, frames.to(model.dtype))
+        features, _ = network.features(sample.graph, frames.to(model.dtype), sample.density)
         fade = network.envelope(frames.distance).double()
         inputs = []
         for t, c, name, x in network.readout.inputs(features, sample.graph):

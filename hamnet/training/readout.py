@@ -160,7 +160,7 @@ def problem_rows(model: HamiltonianModel, sample: Sample) -> Iterator[tuple[str,
     batch = sample.to(model.device)
     graph = batch.graph
     frames = model.frames(graph).to(model.dtype)
-    features, _ = model.network.features(graph, frames)
+    features, _ = model.network.features(graph, frames, batch.density)
     envelope = model.network.envelope(frames.distance).double()
     for t, c, name, inputs in readout.design(features, graph, envelope):
         x = inputs.flatten(0, 1)

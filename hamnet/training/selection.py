@@ -10,8 +10,7 @@ from scipy.spatial import KDTree
 from scipy.spatial.distance import pdist
 from torch import Tensor
 
-from hamnet.blocks import molecule_layout
-from hamnet.data.samples import Sample, batch_samples, make_sample
+from hamnet.data.samples import Sample, batch_samples
 from hamnet.errors import HamnetError
 from hamnet.models import HamiltonianModel
 from hamnet.models.uncertainty import Propagation, Seen
@@ -187,15 +186,9 @@ def _samples(
     for k, structure in enumerate(pool):
         try:
             model.check(structure)
-            layout = molecule_layout(model.basis.atom_offsets(structure.numbers))
-            sample = make_sample(
-                structure, layout, model.basis, model.cutoffs, spin_kind=model.spin_kind
-            )
-            model.check_pairs(sample.graph)
+            samples[k] = model.sample(structure)
         except HamnetError as error:
             refused[k] = str(error)
-        else:
-            samples[k] = sample
     return samples, refused
 
 
