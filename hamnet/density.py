@@ -31,11 +31,13 @@ def loewdin_density(
         overlap: S, the same pairs.
         n_electrons: electrons, without those of core potentials.
     """
-    values, vectors = np.linalg.eigh(to_dense(overlap))
+    s = to_dense(overlap)
+    h = to_dense(hamiltonian).reshape(s.shape)
+    values, vectors = np.linalg.eigh(s)
     kept = values >= OVERLAP_EIGENVALUE_CUT
     basis = vectors[:, kept]
     orthonormal = basis / np.sqrt(values[kept])
-    energies, c = np.linalg.eigh(orthonormal.T @ to_dense(hamiltonian)[0] @ orthonormal)
+    energies, c = np.linalg.eigh(orthonormal.T @ h @ orthonormal)
     occupations = np.clip(n_electrons - 2.0 * np.arange(len(energies)), 0.0, 2.0)
     highest = energies[max(int(np.count_nonzero(occupations)) - 1, 0)]
     level = np.abs(energies - highest) < SAME_LEVEL

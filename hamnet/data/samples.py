@@ -198,7 +198,7 @@ def with_density(
         overlap: S.
         n_electrons: electrons, without those of core potentials.
     """
-    blocks = HamiltonianBlocks(overlap.layout, np.atleast_2d(h0))
+    blocks = HamiltonianBlocks(overlap.layout, h0)
     q = torch.from_numpy(loewdin_density(blocks, overlap, n_electrons))
     return replace(sample, density={t: q[at] for t, at in sample.index.items() if t.on_site})
 
