@@ -31,6 +31,10 @@ from hamnet.nn.tracegrad import (
 )
 from hamnet.so3.layout import SO2Layout
 
+ELEMENT_SIZE = 2.0
+"""Of an element's embedding at the start, beside neighbours of size 1: the larger, the smoother
+random features are functions of the geometry."""
+
 
 @dataclass(frozen=True, eq=False)
 class NetworkOutput:
@@ -109,6 +113,7 @@ class SO2Network(nn.Module):
         self.decay = Decay()
         n_invariants = embeddings[0].size
         self.element = nn.Embedding(len(elements), c[0])
+        nn.init.normal_(self.element.weight, std=ELEMENT_SIZE)
         self.density: DensityEmbedding | None = None
         if config.density_weight:
             self.density = DensityEmbedding(tables, c, l_max, config.density_weight)
