@@ -132,7 +132,8 @@ def test_gradients_of_two_processes_are_those_of_one(mixed, tmp_path, monkeypatc
 
 def test_a_run_goes_on_with_another_number_of_processes(store, tmp_path):
     """Two processes then one, one then two, and one all the way: the same run."""
-    short, whole = settings("training.max_steps=3"), settings("training.max_steps=6")
+    seed = "training.seed=3"
+    short, whole = (settings(seed, f"training.max_steps={n}") for n in (3, 6))
     starts, ends = {}, {}
     for name, n, later in (("two", 2, 1), ("one", 1, 2), ("same", 1, 1)):
         out = tmp_path / name
@@ -152,9 +153,10 @@ def test_a_run_goes_on_with_another_number_of_processes(store, tmp_path):
                 assert float(row[column]) == pytest.approx(float(expected[column]), tolerance)
     two, same = (starts[name] for name in ("two", "same"))
     # Sums of other partial sums differ in their last bits, which the solution of the readout with
-    # ridges down to 1e-14 amplifies where features are as many as rows: found 1e-3 of the errors.
-    assert two.metrics == pytest.approx(same.metrics, rel=1e-2, abs=5e-3)
-    assert two.metrics["psi_cosine"] == pytest.approx(same.metrics["psi_cosine"], abs=1e-5)
+    # ridges down to 1e-14 amplifies where features are as many as rows: found 6e-5 of the errors
+    # with this seed, 1e-4 and 2e-2 with others, where a direction lies just at rounding.
+    assert two.metrics == pytest.approx(same.metrics, rel=1e-3, abs=1e-4)
+    assert two.metrics["psi_cosine"] == pytest.approx(same.metrics["psi_cosine"], abs=1e-8)
     assert two.uncertainty.n_frames == same.uncertainty.n_frames > 1
     assert two.uncertainty.factors == pytest.approx(same.uncertainty.factors, 1e-2)
 
