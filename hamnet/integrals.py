@@ -183,12 +183,15 @@ def basis_of(mole: gto.Mole, name: str = "") -> OrbitalBasis:
     if not name:
         name = mole.basis if isinstance(mole.basis, str) else "custom"
     found: dict[int, tuple[tuple[int, ...], str]] = {}
+    known: dict[tuple[str, bytes], tuple[tuple[int, ...], str]] = {}
     for atom in range(mole.natm):
         label = mole.atom_symbol(atom)
         if gto.is_ghost_atom(label):
             raise HamnetError(f"atom {atom} ({label}) is a ghost atom, which is not supported")
         z = int(gto.charge(mole.atom_pure_symbol(atom)))
-        one = _shells_of(mole, atom)
+        # atoms of one label share their numbers: where those stand says that they are the same
+        where = label, mole._bas[mole.atom_shell_ids(atom), gto.ANG_OF :].tobytes()
+        one = known[where] = known.get(where) or _shells_of(mole, atom)
         if found.setdefault(z, one) != one:
             raise HamnetError(
                 f"atom {atom} ({label}) has another basis than other atoms of its element"
@@ -272,7 +275,10 @@ def dipole_integrals(structure: Structure, basis: OrbitalBasis) -> FloatArray:
 
 def nuclear_charges(structure: Structure, basis: OrbitalBasis) -> FloatArray:
     """Return the charge of each nucleus, less the electrons of its core potential, ``[N]``."""
-    return np.asarray(to_mole(structure, basis.name).atom_charges(), dtype=np.float64)
+    name = basis_name(basis.name)
+    ecps = [_element_basis(name, symbol(int(z)))[1] for z in structure.numbers]
+    core = np.array([0 if ecp is None else ecp[0] for ecp in ecps])
+    return np.asarray(structure.numbers - core, dtype=np.float64)
 
 
 def energy_of_density(
@@ -300,7 +306,7 @@ def energy_of_density(
 
 def valence_electrons(structure: Structure, basis: OrbitalBasis) -> int:
     """Return the number of electrons that orbitals hold: all but those of core potentials."""
-    return int(to_mole(structure, basis.name).nelectron)
+    return round(float(nuclear_charges(structure, basis).sum())) - structure.charge
 
 
 def check_fingerprint(expected: OrbitalBasis, here: OrbitalBasis) -> None:

@@ -110,6 +110,19 @@ def test_so2_convolution_is_the_full_tensor_product():
     assert torch.allclose(found, expected, atol=1e-10)
 
 
+def test_gradients_of_so2_maps_are_those_of_finite_differences():
+    torch.manual_seed(3)
+    layer = SO2Linear(2, (3, 1), (2, 1), n_scalars=2).double()
+    x = torch.randn(4, 9, 4, dtype=torch.float64, requires_grad=True)
+    named = dict(layer.named_parameters())
+
+    def mapped(x, *parameters):
+        return torch.func.functional_call(layer, dict(zip(named, parameters, strict=True)), x)
+
+    assert torch.autograd.gradcheck(mapped, (x, *named.values()))
+    assert torch.autograd.gradgradcheck(mapped, (x, *named.values()))
+
+
 def so2_and_tensor_product():
     """Return an SO2Linear and the e3nn product of which it is the edge-frame form."""
     features = o3.Irreps([(1, (l, (-1) ** l * s)) for s in (1, -1) for l in range(L_MAX + 1)])
