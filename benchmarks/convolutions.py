@@ -23,7 +23,7 @@ class Hamnet(nn.Module):
         self.l_max, self.parts = l_max, parts
         self.frame = EdgeFrame(l_max)
         self.rows = EdgeRows(l_max, parts)
-        self.weights = RadialWeights(l_max, channels, N_RADIAL, 64)
+        self.weights = RadialWeights(l_max, parts, N_RADIAL, 64)
         self.linear = SO2Linear(l_max, parts, parts)
 
     def forward(self, x: Tensor, vectors: Tensor, ends: Tensor, embedding: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class Hamnet(nn.Module):
             target, source = frames.pairs
             weighted = self.weights(self.rows.gather(x, source, frames), part, filters)
             y, _ = self.linear(weighted)
-            out = out.index_add(0, target, self.rows.back(y * sign, frames))
+            out = out.index_add(0, target, self.rows.back(y.mul_(sign), frames))
         return out
 
     def gflop(self, n_edges: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ from e3nn import o3
 from scipy.special import lpmv
 
 from hamnet.nn.frames import EdgeRows, PairFrames
-from hamnet.nn.so2 import EdgeGate, SO2Linear
+from hamnet.nn.so2 import EdgeGate, RadialWeights, SO2Linear
 from hamnet.so3.layout import SO2Layout
 from hamnet.so3.rotation import EdgeFrame, real_harmonics
 from hamnet.testing import wigner_d
@@ -110,17 +110,30 @@ def test_so2_convolution_is_the_full_tensor_product():
     assert torch.allclose(found, expected, atol=1e-10)
 
 
-def test_gradients_of_so2_maps_are_those_of_finite_differences():
+def test_radial_factors_and_their_gradients():
+    """Rows times one factor for each degree, |m| and channel; gradients by finite differences."""
     torch.manual_seed(3)
-    layer = SO2Linear(2, (3, 1), (2, 1), n_scalars=2).double()
-    x = torch.randn(4, 9, 4, dtype=torch.float64, requires_grad=True)
-    named = dict(layer.named_parameters())
+    channels, layout = (3, 2), SO2Layout(2)
+    weights = RadialWeights(2, channels, 4, 5).double()
+    sign = EdgeRows(2, channels).double().other_sign
+    x = torch.randn(4, layout.n_rows, 5, dtype=torch.float64, requires_grad=True)
+    invariants = torch.randn(4, 4, dtype=torch.float64, requires_grad=True)
 
-    def mapped(x, *parameters):
-        return torch.func.functional_call(layer, dict(zip(named, parameters, strict=True)), x)
+    def weighted(x, invariants):
+        return weights(x, invariants, weights.filters(sign))
 
-    assert torch.autograd.gradcheck(mapped, (x, *named.values()))
-    assert torch.autograd.gradgradcheck(mapped, (x, *named.values()))
+    pairs = [(m, l) for m in range(3) for l in range(m, 3)]
+    order = [(m, l) for m in range(3) for _ in range(2 if m else 1) for l in range(m, 3)]
+    factors = weights.last(weights.network(invariants)).view(4, len(pairs), 5)
+    plain = x * factors[:, [pairs.index(row) for row in order]] * sign
+    assert torch.allclose(weighted(x, invariants), plain, atol=1e-12)
+    assert torch.autograd.gradcheck(weighted, (x, invariants))
+    probe = torch.randn_like(plain)
+    parameters = list(weights.parameters())
+    found = torch.autograd.grad((weighted(x, invariants) * probe).sum(), parameters)
+    expected = torch.autograd.grad((plain * probe).sum(), parameters)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
 
 
 def so2_and_tensor_product():

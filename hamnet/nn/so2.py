@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hamnet.nn.frames import EdgeRows
 from hamnet.so3.layout import SO2Layout
@@ -130,7 +131,8 @@ class EdgeGate(nn.Module):
 
 
 Filters = tuple[Tensor, Tensor]
-"""Weight ``(K * C, hidden)`` and bias ``(K * C,)`` of the last linear map of a radial network."""
+"""Weight ``(F * C, hidden)`` and bias ``(F * C,)`` of the last linear map of a radial network: F
+pairs of a degree and an ``|m|``."""
 
 
 class RadialWeights(nn.Module):
@@ -140,32 +142,35 @@ class RadialWeights(nn.Module):
 
     Args:
         l_max: largest degree.
-        channels: number of all channels.
+        channels: natural and pseudo channels.
         n_invariants: size of the pair embedding.
         hidden: width of the network.
     """
 
-    factor_of_row: Tensor
+    even_rows: Tensor
 
-    def __init__(self, l_max: int, channels: int, n_invariants: int, hidden: int) -> None:
+    def __init__(
+        self, l_max: int, channels: tuple[int, int], n_invariants: int, hidden: int
+    ) -> None:
         super().__init__()
-        self.channels, degrees = channels, SO2Layout(l_max).degrees
+        self.channels, layout = channels, SO2Layout(l_max)
         self.network = nn.Sequential(
             nn.Linear(n_invariants, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
         )
-        self.last = nn.Linear(hidden, sum(degrees) * channels)
-        factors = torch.arange(sum(degrees)).split(degrees)
-        rows = [f if m == 0 else torch.cat([f, f]) for m, f in enumerate(factors)]
-        self.register_buffer("factor_of_row", torch.cat(rows), persistent=False)
+        self.last = nn.Linear(hidden, sum(layout.degrees) * sum(channels))
+        by_m = torch.arange(layout.n_rows).split(layout.row_splits)
+        even = [rows[:n] for rows, n in zip(by_m, layout.degrees, strict=True)]
+        self.register_buffer("even_rows", torch.cat(even), persistent=False)
 
     def filters(self, sign: Tensor) -> Filters:
-        """Return the last linear map, every row and channel ``(K, C)`` times a factor."""
-        # rows that share a factor have it twice in one product: cheaper than to copy its result
-        weight = self.last.weight.unflatten(0, (-1, self.channels))
-        weight = weight.index_select(0, self.factor_of_row) * sign[:, :, None]  # (K, C, hidden)
-        bias = self.last.bias.unflatten(0, (-1, self.channels))
-        bias = bias.index_select(0, self.factor_of_row) * sign
-        return weight.flatten(0, 1), bias.flatten()
+        """Return the last linear map times the signs of the even rows.
+
+        Args:
+            sign: of all rows, ``(K, C)``. Those of the odd rows must be those of the even ones, in
+                pseudo channels the opposite, as `EdgeRows.own_sign` and `other_sign` are.
+        """
+        sign = sign.index_select(0, self.even_rows).flatten()
+        return self.last.weight * sign[:, None], self.last.bias * sign
 
     def forward(self, x: Tensor, invariants: Tensor, filters: Filters) -> Tensor:
         """Weight features of one end of pairs.
@@ -177,29 +182,72 @@ class RadialWeights(nn.Module):
         """
         hidden = self.network(invariants)
         weight, bias = (f.to(hidden.dtype) for f in filters)  # products may have less precision
-        weighted: Tensor = _Weighted.apply(x, hidden, weight, bias)  # type: ignore[no-untyped-call]
+        weighted: Tensor = _Weighted.apply(  # type: ignore[no-untyped-call]
+            x, hidden, weight, bias, self.channels[0]
+        )
         return weighted
 
 
 class _Weighted(torch.autograd.Function):
-    """``x * linear(hidden)``; the factors are made again on the way back, not kept."""
+    """``x`` times ``linear(hidden)``; the factors are made again on the way back, not kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, n_natural: int
+    ) -> Tensor:
         ctx.save_for_backward(x, hidden, weight, bias)
-        return nn.functional.linear(hidden, weight, bias).view(x.shape).to(x.dtype).mul_(x)
+        ctx.n_natural = n_natural
+        return _times(x, nn.functional.linear(hidden, weight, bias).to(x.dtype), n_natural)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, weight, bias = ctx.saved_tensors
-        factors = nn.functional.linear(hidden, weight, bias).view(x.shape)
-        of_factors = (grads[0] * x).flatten(1).to(hidden.dtype)
-        return (
-            grads[0] * factors,
-            of_factors @ weight,
-            of_factors.T @ hidden,
-            of_factors.sum(0),
-        )
+        factors = nn.functional.linear(hidden, weight, bias).to(x.dtype)
+        of_x = _times(grads[0], factors, ctx.n_natural)
+        of_factors = _of_factors(x, grads[0], factors, ctx.n_natural).to(hidden.dtype)
+        return of_x, of_factors @ weight, of_factors.mT @ hidden, of_factors.sum(0), None
+
+
+def _times(x: Tensor, factors: Tensor, n_natural: int) -> Tensor:
+    """Return ``x``, edge rows ``(P, K, C)``, times factors ``(P, F C)``.
+
+    Even and odd rows share a factor; odd rows of pseudo channels get its opposite.
+    """
+    y = x.new_empty(x.shape)
+    for rows, made, factor in zip(_by_m(x), _by_m(y), _factors_by_m(factors, x), strict=True):
+        for row, out in zip(rows, made, strict=True):
+            torch.mul(row, factor, out=out)
+        for odd in made[1:]:
+            odd.unflatten(1, (-1, x.shape[2]))[..., n_natural:].neg_()
+    return y
+
+
+def _of_factors(x: Tensor, grad: Tensor, factors: Tensor, n_natural: int) -> Tensor:
+    """Return the gradient ``(P, F C)`` with respect to the factors of `_times`."""
+    made = torch.empty_like(factors)
+    for rows, grads, out in zip(_by_m(x), _by_m(grad), _factors_by_m(made, x), strict=True):
+        torch.mul(rows[-1], grads[-1], out=out)
+        for even, of_even in zip(rows[:-1], grads[:-1], strict=True):
+            out.unflatten(1, (-1, x.shape[2]))[..., n_natural:].neg_()
+            out.addcmul_(even, of_even)
+    return made
+
+
+def _by_m(x: Tensor) -> list[tuple[Tensor, ...]]:
+    """Return the even and the odd rows of each m, ``(P, n C)``; with m = 0 all are even."""
+    sizes = [n * x.shape[2] for n in _degrees(x) for _ in range(2)]
+    even, *halves = x.flatten(1).split(sizes[1:], dim=1)
+    return [(even,), *zip(halves[::2], halves[1::2], strict=True)]
+
+
+def _factors_by_m(factors: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    parts: tuple[Tensor, ...] = factors.split([n * x.shape[2] for n in _degrees(x)], dim=1)
+    return parts
+
+
+def _degrees(x: Tensor) -> tuple[int, ...]:
+    return SO2Layout(math.isqrt(x.shape[1]) - 1).degrees
 
 
 class BothEnds(nn.Module):
@@ -217,7 +265,7 @@ class BothEnds(nn.Module):
     ) -> None:
         super().__init__()
         self.rows = EdgeRows(l_max, channels)
-        self.weights = RadialWeights(l_max, sum(channels), n_invariants, hidden)
+        self.weights = RadialWeights(l_max, channels, n_invariants, hidden)
 
     def filters(self) -> tuple[Filters, Filters]:
         """Return the filters of atoms i and of atoms j."""
