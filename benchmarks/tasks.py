@@ -35,7 +35,8 @@ class Data:
 DATA: Mapping[str, Data] = {
     "water-500k": Data("water-pbe-svp", "langevin"),
     "water-300k": Data("water-pbe-svp", "normal-modes", 500),
-    "ethanol-500k": Data("ethanol-b3lyp5-svp", "langevin"),
+    "ethanol-500k": Data("ethanol-b3lyp5-svp", "langevin", 1000),
+    "ethanol-500k-more": Data("ethanol-b3lyp5-svp", "langevin"),
     "mixed": Data("mixed-b3lyp5-svp", "normal-modes"),
     "water-gauss": Data("water-gauss-pbe-svp"),
     "ethanol-gauss": Data("ethanol-gauss-b3lyp-svp"),
@@ -74,6 +75,7 @@ TASKS: Mapping[str, Task] = {
     "water": Task("water-500k", by_group(0.5, 0.1, 0.4), held_out="water-300k"),
     "water-300k": Task("water-300k", by_group(0.5, 0.1, 0.4), held_out="water-500k"),
     "ethanol": Task("ethanol-500k", by_group(0.5, 0.1, 0.4)),
+    "ethanol-more": Task("ethanol-500k-more", by_group(2 / 3, 1 / 15, 4 / 15)),
     "mixed": Task("mixed", by_group(0.7, 0.1, 0.2)),
     "size": Task("mixed", by_heavy_atoms),
     "water-gauss": Task("water-gauss", by_group(0.8, 0.1, 0.1)),
