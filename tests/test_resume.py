@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from hamnet.data.level import LevelOfTheory
 from hamnet.data.store import Store, partial_path
 from hamnet.interop.ase import read_frames
-from hamnet_datasets.engine import run_tasks
+from hamnet_datasets.engine import repeating_lost_interrupts, run_tasks
 from hamnet_datasets.jobs import Options, label_file
 from hamnet_datasets.labels import Task, label
 
@@ -102,6 +103,32 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, waters, expecte
     report = label_file(waters, path, LEVEL)
     assert report.progress.known >= 1
     assert_complete(path, expected)
+
+
+class Finalised:
+    def __del__(self) -> None:
+        raise KeyboardInterrupt
+
+
+class Watched:
+    pass
+
+
+def raise_interrupt(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", ["finaliser", "callback"])
+def test_a_ctrl_c_that_python_drops_comes_again(kind):
+    with pytest.raises(KeyboardInterrupt), repeating_lost_interrupts():  # noqa: PT012
+        if kind == "finaliser":
+            Finalised()
+        else:
+            watched = Watched()
+            reference = weakref.ref(watched, raise_interrupt)
+            del watched
+            assert reference() is None
+        time.sleep(5)
 
 
 def test_a_worker_that_dies_costs_nothing(tmp_path, waters, expected):

@@ -9,14 +9,14 @@ import itertools
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import resource_tracker
-from threading import Timer, current_thread, main_thread
-from types import FrameType
+from threading import Timer
 from typing import TypeVar
 
 import dask
@@ -301,7 +301,7 @@ def process(
     seen: set[str] = set()
     tasks = _new_tasks(frames, writer, progress, retry_failed, seen, on_progress)
     running = run_tasks(function, tasks, n_workers=n_workers, scheduler=scheduler)
-    with _deferring_interrupts(), closing(running) as results:
+    with repeating_lost_interrupts(), closing(running) as results:
         for task, outcome in results:
             _keep(outcome, task, writer, progress)
             if not isinstance(outcome, Failure | Exception):
@@ -314,26 +314,21 @@ def process(
 
 
 @contextmanager
-def _deferring_interrupts() -> Iterator[None]:
-    """Let a Ctrl-C that falls into a finaliser, one of Dask's, come again: Python drops it."""
-    usual = signal.getsignal(signal.SIGINT)
+def repeating_lost_interrupts() -> Iterator[None]:
+    """Let a Ctrl-C come again that Python drops: in a finaliser or a callback, such as Dask's."""
+    usual = sys.unraisablehook
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        where = frame
-        while where is not None and where.f_code.co_name != "__del__":
-            where = where.f_back
-        if where is None:
-            signal.default_int_handler(number, frame)
-        Timer(0.05, os.kill, (os.getpid(), number)).start()
+    def hook(lost: "sys.UnraisableHookArgs") -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            usual(lost)
 
-    ours = usual is signal.default_int_handler and current_thread() is main_thread()
-    if ours:
-        signal.signal(signal.SIGINT, handle)
+    sys.unraisablehook = hook
     try:
         yield
     finally:
-        if ours:
-            signal.signal(signal.SIGINT, usual)
+        sys.unraisablehook = usual
 
 
 def _new_tasks(
