@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,14 @@ N_FRAMES = 16
 LEVEL = LevelOfTheory(xc="lda,vwn", basis="sto-3g", grid_level=4)
 COMMAND = [sys.executable, "-c", "from hamnet_cli.app import app; app()", "label"]
 OPTIONS = ["--xc", "lda,vwn", "--basis", "sto-3g", "--tight"]
+
+
+@pytest.fixture(autouse=True)
+def heeding_ctrl_c() -> Iterator[None]:
+    """What a shell starts in the background ignores Ctrl-C, and so does all that it starts."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
 
 
 @pytest.fixture(scope="module")
