@@ -66,6 +66,11 @@ class PublishedTraceGrad(nn.Module):
         z: Tensor = self.W1(nn.functional.silu(self.norm(q)))
         return z[: len(plus)] + z[len(plus) :]
 
+    @staticmethod
+    def changes_features() -> bool:
+        """Return that it always does: it has no gain."""
+        return True
+
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Return ``z`` and the new features, group by group."""
         both = join_pair(features, self.l_max, self.channels)

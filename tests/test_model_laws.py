@@ -125,12 +125,34 @@ def test_predicted_label_invariants_do_not_rotate(rng):
 
     def traces(s):
         graph = build_graph(s, *model.cutoffs)
-        return model.network(graph, model.frames(graph), {}).traces
+        return model.network(graph, model.frames(graph), {}, traces=True).traces
 
     one, two = traces(structure), traces(turned)
     assert one
     for t, predicted in one.items():
         assert torch.allclose(predicted, two[t], atol=1e-10)
+
+
+@pytest.mark.parametrize("gain", [0.0, 1.0])
+def test_tracegrad_is_left_out_only_where_it_changes_nothing(gain):
+    model, calls = make_model(), []
+    layers = (model.network.node_tracegrad, model.network.pair_tracegrad)
+    for layer in layers:
+        layer.register_forward_hook(lambda *_: calls.append(1))
+        for parameter in layer.gain:
+            torch.nn.init.constant_(parameter, gain)
+
+    def features() -> list[torch.Tensor]:
+        graph = build_graph(molecules()[0], *model.cutoffs)
+        found, _ = model.network.features(graph, model.frames(graph), {})
+        return [*found.nodes, *found.plus, *found.minus]
+
+    whole = features()  # gradients may be wanted
+    assert len(calls) == 2
+    with torch.inference_mode():
+        found = features()
+    assert len(calls) == (4 if gain else 2)
+    assert all(torch.equal(a, b) for a, b in zip(whole, found, strict=True))
 
 
 def test_blocks_fall_with_the_distance_as_the_labels_do():

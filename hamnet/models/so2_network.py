@@ -43,7 +43,7 @@ class NetworkOutput:
     Attributes:
         irreps: standardised, ``(n_rows, n_numbers)`` of each block type.
         traces: predicted standardised label invariants ``(n_rows, n_irreps)`` of each block type;
-            empty without TraceGrad.
+            empty without TraceGrad, or if nobody asked for them.
         envelope: factor of each pair's block, ``(P,)``.
         features: from which the irreps were read.
     """
@@ -66,6 +66,13 @@ class _Piece:
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _needed(tracegrad: TraceGrad | None, traces: bool) -> TraceGrad | None:
+    """Return TraceGrad where it does something: features change, or its invariants are wanted."""
+    if tracegrad is None or not (traces or tracegrad.changes_features()):
+        return None
+    return tracegrad
 
 
 class SO2Network(nn.Module):
@@ -160,31 +167,38 @@ class SO2Network(nn.Module):
         self.execution = Execution()
 
     def features(
-        self, graph: NeighbourGraph, frames: PairFrames, density: Mapping[BlockType, Tensor]
+        self,
+        graph: NeighbourGraph,
+        frames: PairFrames,
+        density: Mapping[BlockType, Tensor],
+        *,
+        traces: bool = False,
     ) -> tuple[BlockFeatures, dict[BlockType, Tensor]]:
         """Return the features of all blocks, and the predicted label invariants; see `forward`."""
         with self.execution.products(graph.numbers.device):
-            features, traces = self._features(graph, frames, density)
-        return features.to(self.dtype), {t: x.to(self.dtype) for t, x in traces.items()}
+            features, predicted = self._features(graph, frames, density, traces)
+        return features.to(self.dtype), {t: x.to(self.dtype) for t, x in predicted.items()}
 
     def _features(
-        self, graph: NeighbourGraph, frames: PairFrames, density: Mapping[BlockType, Tensor]
+        self,
+        graph: NeighbourGraph,
+        frames: PairFrames,
+        density: Mapping[BlockType, Tensor],
+        traces: bool,
     ) -> tuple[BlockFeatures, dict[BlockType, Tensor]]:
         # 1. atoms: element, density, neighbourhood, messages within the shorter cutoff
-        nodes = self._atoms(graph, frames.select(graph.edges), density)
-        traces: dict[BlockType, Tensor] = {}
+        nodes, z = self._atoms(graph, frames.select(graph.edges), density, traces)
+        predicted: dict[BlockType, Tensor] = {}
         types = block_types(graph)
-        if self.node_tracegrad is not None:
-            z, groups = self.node_tracegrad(split_node(nodes[-1], self.l_max, self.channels))
-            nodes[-1] = join_node(groups, self.l_max)
-            traces |= self._decode(z, graph, [t for t in types if t.on_site])
+        if traces and z is not None:
+            predicted |= self._decode(z, graph, [t for t in types if t.on_site])
         # 2. pairs, from both ends, piece by piece; an atom gets the sum of its pairs
-        made = list(self._pair_pieces(nodes[-1], graph, frames))
+        made = list(self._pair_pieces(nodes[-1], graph, frames, traces))
         nodes.append(made[-1].sums)
-        if self.pair_tracegrad is not None:
+        invariants = [m.invariants for m in made if m.invariants is not None]
+        if traces and invariants:
             pair_types = [t for t in types if not t.on_site]
-            z = torch.cat([m.invariants for m in made if m.invariants is not None])
-            traces |= self._decode(z, graph, pair_types)
+            predicted |= self._decode(torch.cat(invariants), graph, pair_types)
         # 3. the readout sees every layer
         layers = [
             [_joined(parts) for parts in zip(*y, strict=True)]
@@ -192,7 +206,7 @@ class SO2Network(nn.Module):
         ]
         plus, minus = zip(*layers, strict=True)
         scale = torch.cat([m.scale for m in made])
-        return BlockFeatures(self._expanded(nodes), plus, minus, scale), traces
+        return BlockFeatures(self._expanded(nodes), plus, minus, scale), predicted
 
     def _expanded(self, nodes: Sequence[Tensor]) -> list[Tensor]:
         """Return what on-site blocks are read from: the features of every layer, and more."""
@@ -203,14 +217,19 @@ class SO2Network(nn.Module):
         return made
 
     def _pair_pieces(
-        self, nodes: Tensor, graph: NeighbourGraph, frames: PairFrames
+        self, nodes: Tensor, graph: NeighbourGraph, frames: PairFrames, traces: bool
     ) -> Iterator["_Piece"]:
         """Yield the features of some pairs after the other, made from their atoms'."""
+        tracegrad = _needed(self.pair_tracegrad, traces)
         normed = nodes * self.norm_node(nodes)
         sums = torch.zeros_like(normed)
         for part in frames.pieces(self.rows.at_once(len(frames.distance))):
             forward, backward = self._embed(self.pair_embedding, graph, part).chunk(2, dim=0)
-            pairs, z = self._pairs(normed, part, (forward, backward))
+            pairs = self._pairs(normed, part, (forward, backward))
+            z = None
+            if tracegrad is not None:
+                z, groups = tracegrad(split_pair(*pairs[-1], self.l_max, self.channels))
+                pairs[-1] = join_pair(groups, self.l_max, self.channels)
             scale = self.norm_pair(*(x for y in pairs for x in y))[:, 0, 0]
             fade = nearness(part.distance, self.config.pair_cutoff, self.config.message_range)
             back = part.scaled(fade * self.message_weight * scale)
@@ -227,13 +246,10 @@ class SO2Network(nn.Module):
         output has no features and no traces.
         """
         with self.execution.products(graph.numbers.device):
-            nodes = self._atoms(graph, frames.select(graph.edges), density)
-            if self.node_tracegrad is not None:
-                _, groups = self.node_tracegrad(split_node(nodes[-1], self.l_max, self.channels))
-                nodes[-1] = join_node(groups, self.l_max)
+            nodes, _ = self._atoms(graph, frames.select(graph.edges), density, traces=False)
             parts: dict[BlockType, list[Tensor]] = {}
             start, sums = 0, torch.zeros_like(nodes[-1])
-            for m in self._pair_pieces(nodes[-1], graph, frames):
+            for m in self._pair_pieces(nodes[-1], graph, frames, traces=False):
                 plus, minus = zip(*m.pairs, strict=True)
                 some = graph.pairs_alone(start, start + len(m.scale))
                 found = self.readout(BlockFeatures([], plus, minus, m.scale).to(self.dtype), some)
@@ -266,7 +282,12 @@ class SO2Network(nn.Module):
         return self.element.weight.dtype
 
     def forward(
-        self, graph: NeighbourGraph, frames: PairFrames, density: Mapping[BlockType, Tensor]
+        self,
+        graph: NeighbourGraph,
+        frames: PairFrames,
+        density: Mapping[BlockType, Tensor],
+        *,
+        traces: bool = False,
     ) -> NetworkOutput:
         """Return the standardised irreps of all blocks of a batch.
 
@@ -275,25 +296,22 @@ class SO2Network(nn.Module):
             frames: frames of its pairs, in the precision of the network.
             density: on-site blocks of the density of H0's orbitals, `hamnet.data.samples.Sample`;
                 looked at by networks with ``density_weight`` alone.
+            traces: predict the label invariants as well, which training supervises.
         """
-        features, traces = self.features(graph, frames, density)
+        features, predicted = self.features(graph, frames, density, traces=traces)
         irreps = self.readout(features, graph)
-        return NetworkOutput(irreps, traces, self.envelope(frames.distance), features)
+        return NetworkOutput(irreps, predicted, self.envelope(frames.distance), features)
 
     def _pairs(
         self, nodes: Tensor, frames: PairFrames, invariants: tuple[Tensor, Tensor]
-    ) -> tuple[list[PairFeatures], Tensor | None]:
-        """Return the features of pairs after each layer, and the invariants of TraceGrad."""
+    ) -> list[PairFeatures]:
+        """Return the features of pairs after each layer."""
         i, j = (self.rows.gather(nodes, atoms, frames) for atoms in frames.pairs)
         pairs: list[PairFeatures] = []
         for layer in self.pair_layers:
             last = pairs[-1] if pairs else None
             pairs.append(self.execution.layer(layer, (i, j), last, invariants))
-        if self.pair_tracegrad is None:
-            return pairs, None
-        z, groups = self.pair_tracegrad(split_pair(*pairs[-1], self.l_max, self.channels))
-        pairs[-1] = join_pair(groups, self.l_max, self.channels)
-        return pairs, z
+        return pairs
 
     def envelope(self, distance: Tensor) -> Tensor:
         """Return the factor of each pair's block, ``(P,)``: that of the labels, 0 at the cutoff."""
@@ -314,9 +332,16 @@ class SO2Network(nn.Module):
         return units.traces(block_type, h, distance)
 
     def _atoms(
-        self, graph: NeighbourGraph, frames: PairFrames, density: Mapping[BlockType, Tensor]
-    ) -> list[Tensor]:
-        """Return the node features ``(A, K, C)`` before and after each message layer."""
+        self,
+        graph: NeighbourGraph,
+        frames: PairFrames,
+        density: Mapping[BlockType, Tensor],
+        traces: bool,
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Return the node features ``(A, K, C)`` before and after each message layer.
+
+        Where TraceGrad has something to do, also its invariants.
+        """
         n_rows, n_atoms = (self.l_max + 1) ** 2, len(graph.numbers)
         element = self.element(self.message_embedding.index[graph.numbers])  # (A, C_natural)
         x = nn.functional.pad(element[:, None], (0, self.channels[1], 0, n_rows - 1))
@@ -330,7 +355,12 @@ class SO2Network(nn.Module):
         back = frames.scaled(fade)
         for layer in self.message_layers:
             stages.append(self.execution.layer(layer, stages[-1], frames, back, invariants))
-        return stages
+        tracegrad = _needed(self.node_tracegrad, traces)
+        if tracegrad is None:
+            return stages, None
+        z, groups = tracegrad(split_node(stages[-1], self.l_max, self.channels))
+        stages[-1] = join_node(groups, self.l_max)
+        return stages, z
 
     def _axial(self, invariants: Tensor, frames: PairFrames, fade: Tensor, n_atoms: int) -> Tensor:
         """Sum the harmonics of the neighbours' directions, ``(A, K, C_natural)``.

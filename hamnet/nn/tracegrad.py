@@ -150,6 +150,15 @@ class TraceGrad(nn.Module):
         self.gain = nn.ParameterList(torch.zeros(g.n_features) for g in groups if induce)
         self.n_numbers = sum(g.n_components * g.n_features for g in groups)
 
+    def changes_features(self) -> bool:
+        """Return whether features come out different: not while all gains are zero.
+
+        Where gradients are wanted, the gains themselves are to be learnt.
+        """
+        if not self.induce:
+            return False
+        return torch.is_grad_enabled() or bool(torch.cat(list(self.gain)).any())
+
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Return the invariants ``z`` and the new features, group by group."""
         z, v = self.encoder(features, self.induce)

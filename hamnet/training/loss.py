@@ -56,7 +56,9 @@ def compute_loss(
     """
     batch = batch.to(model.device)
     frames = model.frames(batch.graph)
-    out: NetworkOutput = model.network(batch.graph, frames.to(model.dtype), batch.density)
+    out: NetworkOutput = model.network(
+        batch.graph, frames.to(model.dtype), batch.density, traces=True
+    )
     # 1. sums over this process's share, and over all
     local = (_sums(model, batch, out) * (1.0 if counts else 0.0)).unbind()
     whole = parallel.add(torch.stack(local).detach().clone()).unbind()
