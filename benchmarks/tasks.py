@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hamnet.data.select import with_split
-from hamnet.data.splits import split_of
+from hamnet.data.splits import split_by_group, split_of
 from hamnet.data.store import Store
 from hamnet.structure import IntArray
 from hamnet_datasets.jobs import Options, label_recipe
@@ -37,7 +37,8 @@ DATA: Mapping[str, Data] = {
     "water-300k": Data("water-pbe-svp", "normal-modes", 500),
     "ethanol-500k": Data("ethanol-b3lyp5-svp", "langevin", 1000),
     "ethanol-500k-more": Data("ethanol-b3lyp5-svp", "langevin"),
-    "mixed": Data("mixed-b3lyp5-svp", "normal-modes"),
+    "mixed": Data("mixed-b3lyp5-svp", "normal-modes", 260),
+    "mixed-more": Data("mixed-b3lyp5-svp", "normal-modes"),
     "water-gauss": Data("water-gauss-pbe-svp"),
     "ethanol-gauss": Data("ethanol-gauss-b3lyp-svp"),
 }
@@ -64,6 +65,17 @@ def by_group(*fractions: float) -> Callable[[Store], Split]:
     return lambda store: split_of(store, fractions)
 
 
+def by_group_and_more(n_frames: int, *fractions: float) -> Callable[[Store], Split]:
+    """Divide the molecules of the first frames; all others are trained on."""
+
+    def split(store: Store) -> Split:
+        first = split_by_group(store.groups[:n_frames], fractions)
+        others = np.arange(n_frames, len(store))
+        return {**first, "train": np.concatenate([first["train"], others])}
+
+    return split
+
+
 def by_heavy_atoms(store: Store) -> Split:
     """Train on up to 5 heavy atoms, validate on 6, test on 7 to 9."""
     n = np.array([(store[k].structure.numbers > 1).sum() for k in range(len(store))])
@@ -77,11 +89,13 @@ TASKS: Mapping[str, Task] = {
     "ethanol": Task("ethanol-500k", by_group(0.5, 0.1, 0.4)),
     "ethanol-more": Task("ethanol-500k-more", by_group(2 / 3, 1 / 15, 4 / 15)),
     "mixed": Task("mixed", by_group(0.7, 0.1, 0.2)),
+    "mixed-more": Task("mixed-more", by_group_and_more(260, 0.7, 0.1, 0.2)),
     "size": Task("mixed", by_heavy_atoms),
     "water-gauss": Task("water-gauss", by_group(0.8, 0.1, 0.1)),
     "ethanol-gauss": Task("ethanol-gauss", by_group(0.8, 0.1, 0.1)),
 }
-"""Those of water and ethanol are divided by trajectory, mixed by molecule."""
+"""Those of water and ethanol are divided by trajectory, mixed by molecule; mixed-more validates and
+tests on the molecules of mixed."""
 
 
 def labels(name: str, limit: int | None = None) -> Path:

@@ -204,3 +204,10 @@ def test_unknown_recipes_and_molecules_get_a_suggestion(tmp_path):
         load_recipe(str(path))
     with pytest.raises(HamnetError, match="unknown molecule 'CH3CH2OHH'; did you mean 'CH3CH2OH'"):
         WATER.model_copy(update={"molecules": ["CH3CH2OHH"]}).geometries()
+
+
+def test_a_smiles_that_is_a_g2_name_does_not_replace_that_molecule():
+    """NCCN is cyanogen in g2, ethylenediamine as SMILES."""
+    both = WATER.model_copy(update={"molecules": ["H2O", "NCCN"], "smiles": ["NCCN"]})
+    with pytest.raises(HamnetError, match="NCCN is named twice"):
+        both.geometries()

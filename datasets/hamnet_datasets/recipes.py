@@ -197,7 +197,8 @@ class Recipe(_Table):
         """Return the molecules to start from, by name.
 
         Raises:
-            HamnetError: no molecule, or a name that is not in the g2 collection.
+            HamnetError: no molecule, a name that is not in the g2 collection, or one name for two
+                molecules.
         """
         names = list(self.molecules)
         if self.closed_shell_g2:
@@ -212,6 +213,12 @@ class Recipe(_Table):
                 raise HamnetError(
                     f"recipe {self.name}: unknown molecule '{name}'{did_you_mean(name, g2.names)}"
                 )
+        every = names + self.smiles
+        if twice := sorted({name for name in every if every.count(name) > 1}):
+            raise HamnetError(
+                f"recipe {self.name}: {', '.join(twice)} is named twice; a SMILES that is also a "
+                "name in the g2 collection can be written in another order"
+            )
         drawn = {s: embed(s, seed=self.sampling.seed)[0] for s in self.smiles}
         return {name: from_atoms(g2[name]) for name in names} | drawn
 
