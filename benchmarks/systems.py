@@ -38,7 +38,8 @@ def untrained_model(
 ) -> HamiltonianModel:
     """Return a model with random weights for the elements of a structure.
 
-    The weights do not change the time of a call.
+    The weights do not change the time of a call, but for TraceGrad's gains: while they are zero, as
+    in instant models, predictions leave it out. Here they are not, as after gradient steps.
     """
     basis = basis_for(structure, LEVEL.basis)
     names = [symbol(z) for z in sorted(basis.shells)]
@@ -55,6 +56,9 @@ def untrained_model(
     model = HamiltonianModel(metadata).eval()
     for t in model.types:  # as after a fit: finite units of the invariants
         model.standardiser.get_buffer(f"trace_{t.key}")[2] = 1.0
+    for layer in (model.network.node_tracegrad, model.network.pair_tracegrad):
+        for gain in () if layer is None else layer.gain:
+            torch.nn.init.ones_(gain)
     return model
 
 
