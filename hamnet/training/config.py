@@ -112,6 +112,12 @@ class ReadoutConfig(Section):
     """Ridge (lambda of `hamnet.training.readout`) of the solution from which
     gradient steps start (not in fine-tuning); 0 starts from zero. The best solution for random
     features, with a far smaller ridge, rests on directions that no gradient step could follow."""
+    projection: bool = True
+    """Gradient steps go through the solution (`hamnet.training.projection`): the features are
+    trained for what the solved readout makes of them. False, or without ``solve``: steps on all
+    weights at once."""
+    projection_frames: int = Field(default=256, ge=2)
+    """Frames of such a step, half of them to solve on, half to be better at."""
     uncertainty: bool = True
     """Keep the covariance of the solution: it says how sure a prediction is. Needs validation
     frames."""

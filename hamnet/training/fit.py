@@ -16,15 +16,19 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
 from hamnet.files import writing
+from hamnet.models import HamiltonianModel
 from hamnet.training import parallel
 from hamnet.training.batches import RecordBatches, TrainingBatches
 from hamnet.training.callbacks import Heartbeat, History, Report
 from hamnet.training.config import TrainConfig
 from hamnet.training.module import TrainingModule
 from hamnet.training.precision import check_precision
+from hamnet.training.projection import HalvesOfData, Penalties, solve_again
 from hamnet.training.setup import Setup, step_execution
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
+SOLVE_EVERY = 20
+"""Steps through the solution of the readout between validations, for which it is solved again."""
 RESERVE = 0.08
 """Share of the wall time that is kept for the solution of the readout and the last validation."""
 
@@ -44,14 +48,21 @@ def fit(
     """
     settings = config.training
     budget = 60 * settings.max_minutes * (1 - RESERVE) - (time.monotonic() - begin)
-    module = TrainingModule(setup.model, config, max(budget, 1e-3))
+    through = config.readout.projection and config.readout.solve
+
+    def solve(model: HamiltonianModel) -> Penalties:
+        return solve_again(model, setup.train, setup.validation, config)
+
+    module = TrainingModule(setup.model, config, max(budget, 1e-3), solve if through else None)
     if settings.max_steps == 0:
         return module
-    batches = TrainingBatches(setup.train, settings, lambda: module.n_epochs)
+    plain = TrainingBatches(setup.train, settings, lambda: module.n_epochs)
+    halves = HalvesOfData(setup.train, config, lambda: module.n_epochs)
     shown = RecordBatches(setup.validation, settings, settings.max_validation_frames)
-    every = max(1, round(settings.validate_every / len(batches.plan(0))))
+    between = min(settings.validate_every, SOLVE_EVERY) if through else settings.validate_every
+    every = max(1, round(between / len((halves if through else plain).plan(0))))
     if settings.matmul_precision != "highest":
-        check_precision(setup.model, next(iter(batches)), config)
+        check_precision(setup.model, next(iter(plain)), config)
     setup.model.network.execution = step_execution(config)
     with warnings.catch_warnings(), _quiet_lightning():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -80,7 +91,7 @@ def fit(
             with writing(out / CHECKPOINT):
                 trainer.fit(
                     module,
-                    batches,
+                    halves if through else plain,
                     shown if len(shown) else None,
                     ckpt_path=out / CHECKPOINT if resume else None,
                     weights_only=True,

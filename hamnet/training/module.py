@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from hamnet.training.batches import Share
 from hamnet.training.config import TrainConfig
 from hamnet.training.loss import compute_loss
 from hamnet.training.precision import set_products
+from hamnet.training.projection import Halves, Penalties, projected_loss
 
 
 class TrainingModule(lightning.LightningModule):
@@ -30,11 +31,22 @@ class TrainingModule(lightning.LightningModule):
         model: the model; its averaged weights are in `averaged`.
         config: all settings.
         seconds: wall time for the gradient steps.
+        solve: solves the readout of a model and returns the penalties, where steps go through the
+            solution; None where they train the readout as well.
     """
 
-    def __init__(self, model: HamiltonianModel, config: TrainConfig, seconds: float) -> None:
+    def __init__(
+        self,
+        model: HamiltonianModel,
+        config: TrainConfig,
+        seconds: float,
+        solve: Callable[[HamiltonianModel], Penalties] | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.config, self.seconds = model, config, seconds
+        self.model, self.config, self.seconds, self.solve = model, config, seconds, solve
+        self.penalties: Penalties = {}
+        if solve is not None:
+            model.network.readout.requires_grad_(False)
         self.average = copy.deepcopy(model.network).requires_grad_(False)
         self.n_averaged = 0
         self.n_epochs = 0
@@ -68,6 +80,9 @@ class TrainingModule(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Take no step where a run that is resumed was at its end."""
         self._stop_when_spent()
+        if self.solve is not None and not self.trainer.should_stop:
+            with self.averaged() as model:
+                self.penalties = self.solve(model)
 
     def _stop_when_spent(self) -> None:
         """Stop at ``max_steps`` or when the wall time is spent.
@@ -97,11 +112,16 @@ class TrainingModule(lightning.LightningModule):
 
     # -- one step ----------------------------------------------------------------------------
 
-    def training_step(self, batch: Share, batch_index: int) -> Tensor:
+    def training_step(self, batch: Share | Halves, batch_index: int) -> Tensor:
         """Return the loss of this process's share of a batch."""
         ramp_steps = self.config.loss.trace_ramp_steps
         ramp = min(1.0, self.global_step / ramp_steps) if ramp_steps else 1.0
         set_products(self.config.training.matmul_precision)
+        if isinstance(batch, Halves):
+            total, self.loss = projected_loss(
+                self.model, batch, self.penalties, self.config.loss, ramp
+            )
+            return total
         loss = compute_loss(self.model, batch.sample, self.config.loss, ramp, counts=batch.counts)
         self.loss = loss.value
         return loss.total
@@ -110,7 +130,7 @@ class TrainingModule(lightning.LightningModule):
         """Return to full precision."""
         set_products("highest")
 
-    def on_train_batch_end(self, outputs: Any, batch: Share, batch_index: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Share | Halves, batch_index: int) -> None:
         """Update the averaged weights; stop when the steps or the wall time are spent."""
         self.update_average()
         self._spent = parallel.first(self.clock())
@@ -166,6 +186,12 @@ class TrainingModule(lightning.LightningModule):
             self.model.network = current
 
     # -- validation --------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Solve the readout of the averaged weights, which no step has changed."""
+        if self.solve is not None:
+            with self.averaged() as model:
+                self.penalties = self.solve(model)
 
     def validation_step(self, records: list[Record], batch_index: int) -> None:
         """Collect the errors of a few frames."""

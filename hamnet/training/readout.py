@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hamnet.data.samples import Sample
-from hamnet.irreps import IrrepClass
+from hamnet.irreps import BlockType, IrrepClass
 from hamnet.models import HamiltonianModel
 from hamnet.nn.readout import LinearReadout
 from hamnet.training import parallel
@@ -156,16 +156,36 @@ def problem_rows(model: HamiltonianModel, sample: Sample) -> Iterator[tuple[str,
         model: its readout holds W0.
         sample: with goals (`HamiltonianModel.with_goals`).
     """
-    readout = model.network.readout
+    for name, x, goal in design_rows(model, sample)[0]:
+        yield name, x, goal - x @ readout_weights(model.network.readout, name)
+
+
+def design_rows(
+    model: HamiltonianModel, sample: Sample, *, traces: bool = False
+) -> tuple[Iterator[tuple[str, Tensor, Tensor]], dict[BlockType, Tensor]]:
+    """Return the rows of each class's problem, differentiable, and the predicted label invariants.
+
+    Args:
+        model: its readout is not looked at.
+        sample: with goals (`HamiltonianModel.with_goals`).
+        traces: the invariants are wanted.
+
+    Returns:
+        Name, inputs ``(n, n_in)`` and standardised targets ``(n, n_irreps)``, float64; invariants
+        as in `hamnet.models.so2_network.NetworkOutput`.
+    """
     batch = sample.to(model.device)
     graph = batch.graph
     frames = model.frames(graph).to(model.dtype)
-    features, _ = model.network.features(graph, frames, batch.density)
+    features, predicted = model.network.features(graph, frames, batch.density, traces=traces)
     envelope = model.network.envelope(frames.distance).double()
-    for t, c, name, inputs in readout.design(features, graph, envelope):
-        x = inputs.flatten(0, 1)
-        goal = batch.goals[t][:, c.columns].reshape(-1, c.n_irreps)
-        yield name, x, goal - x @ readout_weights(readout, name)
+
+    def rows() -> Iterator[tuple[str, Tensor, Tensor]]:
+        for t, c, name, inputs in model.network.readout.design(features, graph, envelope):
+            goal = batch.goals[t][:, c.columns].reshape(-1, c.n_irreps)
+            yield name, inputs.flatten(0, 1), goal
+
+    return rows(), predicted
 
 
 def readout_weights(readout: LinearReadout, name: str) -> Tensor:

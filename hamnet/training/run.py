@@ -21,6 +21,7 @@ from hamnet.training.candidates import Candidate, best_candidate, make_candidate
 from hamnet.training.config import TrainConfig, load_config, to_toml
 from hamnet.training.finetune import load_parent
 from hamnet.training.fit import CHECKPOINT, fit
+from hamnet.training.projection import forget_readout
 from hamnet.training.readout import solve_readout
 from hamnet.training.setup import Setup, choose_split, set_up
 from hamnet.training.uncertainty import MAX_FRAMES, add_uncertainty
@@ -78,12 +79,16 @@ def train(
             untrained = copy.deepcopy(model.network)
             candidates.append(make_candidate("instant", setup, config, report))
             model.network = untrained
-        if config.readout.start and config.training.max_steps != 0 and parent is None:
+        through = config.readout.projection and config.readout.solve
+        starts = config.readout.start and config.training.max_steps != 0 and parent is None
+        if starts and not through:
             batches = sample_batches(setup.train, config.training)
             solve_readout(model.to(parallel.device()), batches, (), config.readout.start)
         module = fit(setup, config, out, resume, report, begin)
         if module.global_step or not candidates:
             model.network = module.average
+            if through:
+                forget_readout(model)
             candidates.append(make_candidate("trained", setup, config, report))
         best = best_candidate(candidates)
         if len(candidates) > 1:
