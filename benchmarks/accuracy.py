@@ -7,8 +7,10 @@
 
 A task labels the frames of a shipped recipe first, once, into ``benchmarks/data`` (or reads
 ``--data``). Rows: baselines (mean irreps; H0 unchanged; for water a polynomial), the instant model
-(random features and the solved readout), the trained network, and the trained network with its
-readout solved. Equal wall time (``--minutes``) and equal steps (``--steps``) may both be asked for.
+(random features and the solved readout), and the network whose features were trained through that
+solution. With ``--set readout.projection=false`` the steps train all weights, and there are rows
+before and after the readout is solved. Equal wall time (``--minutes``) and equal steps
+(``--steps``) may both be asked for.
 """
 
 import argparse

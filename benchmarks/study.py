@@ -70,7 +70,14 @@ class Study:
         return {"stage": "instant", **row, **self.measure(model)}
 
     def trained(self, settings: Sequence[str]) -> Iterator[Row]:
-        """Yield the rows of a trained network, before and after its readout is solved."""
+        """Yield the row of a network that was trained through the solution of its readout.
+
+        Of one all of whose weights were trained, those before and after its readout is solved.
+        """
+        if load_config(overrides=[*self.settings, *settings]).through_solution:
+            model, row = self._train(settings)
+            yield {"stage": "trained", **row, **self.measure(model)}
+            return
         model, row = self._train([*settings, "readout.solve=false"])
         yield {"stage": "trained", **row, **self.measure(model)}
         start = f"training.start_from={self.folder / f'run-{self.n_runs}'}"

@@ -46,9 +46,11 @@ class LossConfig(Section):
 class OptimiserConfig(Section):
     """AdamW with warm-up and a cosine."""
 
-    learning_rate: float = Field(default=3e-4, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    """The largest; if nothing is said, 3e-3 for steps through the solved readout, else 3e-4."""
     weight_decay: float = Field(default=1e-3, ge=0)
-    warmup_steps: int = Field(default=100, ge=0)
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """If nothing is said, 3 for steps through the solved readout, else 100."""
     final_fraction: float = Field(default=1e-2, ge=0, le=1)
     """Learning rate at the end of the cosine, relative to the largest."""
     clip_norm: float = Field(default=10.0, gt=0)
@@ -133,6 +135,23 @@ class TrainConfig(Section):
     optimiser: OptimiserConfig = OptimiserConfig()
     training: TrainingConfig = TrainingConfig()
     readout: ReadoutConfig = ReadoutConfig()
+
+    @property
+    def through_solution(self) -> bool:
+        """Whether gradient steps go through the solution of the readout."""
+        return self.readout.projection and self.readout.solve
+
+    @property
+    def learning_rate(self) -> float:
+        """The largest one of the run."""
+        given = self.optimiser.learning_rate
+        return given if given is not None else 3e-3 if self.through_solution else 3e-4
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps over which it is reached."""
+        given = self.optimiser.warmup_steps
+        return given if given is not None else 3 if self.through_solution else 100
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig:

@@ -48,7 +48,7 @@ def fit(
     """
     settings = config.training
     budget = 60 * settings.max_minutes * (1 - RESERVE) - (time.monotonic() - begin)
-    through = config.readout.projection and config.readout.solve
+    through = config.through_solution
 
     def solve(model: HamiltonianModel) -> Penalties:
         return solve_again(model, setup.train, setup.validation, config)

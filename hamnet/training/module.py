@@ -149,11 +149,12 @@ class TrainingModule(lightning.LightningModule):
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
         optimiser = AdamW(
-            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            groups, lr=self.config.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
+        warmup = max(self.config.warmup_steps, 1)
 
         def factor(step: int) -> float:
-            warm = min(1.0, (step + 1) / max(settings.warmup_steps, 1))
+            warm = min(1.0, (step + 1) / warmup)
             cosine = 0.5 * (1 + math.cos(math.pi * self.progress()))
             return warm * (settings.final_fraction + (1 - settings.final_fraction) * cosine)
 

@@ -79,15 +79,14 @@ def train(
             untrained = copy.deepcopy(model.network)
             candidates.append(make_candidate("instant", setup, config, report))
             model.network = untrained
-        through = config.readout.projection and config.readout.solve
         starts = config.readout.start and config.training.max_steps != 0 and parent is None
-        if starts and not through:
+        if starts and not config.through_solution:
             batches = sample_batches(setup.train, config.training)
             solve_readout(model.to(parallel.device()), batches, (), config.readout.start)
         module = fit(setup, config, out, resume, report, begin)
         if module.global_step or not candidates:
             model.network = module.average
-            if through:
+            if config.through_solution:
                 forget_readout(model)
             candidates.append(make_candidate("trained", setup, config, report))
         best = best_candidate(candidates)
