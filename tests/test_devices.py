@@ -130,10 +130,14 @@ def test_gradients_of_two_processes_are_those_of_one(mixed, tmp_path, monkeypatc
         assert (two[name] - gradient).abs().max() <= 1e-10 * scale, name
 
 
-def test_a_run_goes_on_with_another_number_of_processes(store, tmp_path):
-    """Two processes then one, one then two, and one all the way: the same run."""
-    seed = "training.seed=3"
-    short, whole = (settings(seed, f"training.max_steps={n}") for n in (3, 6))
+@pytest.mark.parametrize(("projection", "rounding"), [("false", 1e-8), ("true", 1e-3)])
+def test_a_run_goes_on_with_another_number_of_processes(store, tmp_path, projection, rounding):
+    """Two processes then one, one then two, and one all the way: the same run.
+
+    Up to rounding, which a solution with features as many as rows amplifies.
+    """
+    kind = ("training.seed=3", f"readout.projection={projection}")
+    short, whole = (settings(*kind, f"training.max_steps={n}") for n in (3, 6))
     starts, ends = {}, {}
     for name, n, later in (("two", 2, 1), ("one", 1, 2), ("same", 1, 1)):
         out = tmp_path / name
@@ -149,16 +153,19 @@ def test_a_run_goes_on_with_another_number_of_processes(store, tmp_path):
         assert json.loads((out / "metrics.json").read_text())["steps"] == result.n_steps == 6
     for name in ("two", "one"):
         for row, expected in zip(ends[name], ends["same"], strict=True):
-            for column, tolerance in (("train_loss", 1e-8), ("val_h_mae_uha", 1e-6)):
+            for column, tolerance in (("train_loss", rounding), ("val_h_mae_uha", 100 * rounding)):
                 assert float(row[column]) == pytest.approx(float(expected[column]), tolerance)
     two, same = (starts[name] for name in ("two", "same"))
     # Sums of other partial sums differ in their last bits, which the solution of the readout with
     # ridges down to 1e-14 amplifies where features are as many as rows: found 6e-5 of the errors
     # with this seed, 1e-4 and 2e-2 with others, where a direction lies just at rounding.
-    assert two.metrics == pytest.approx(same.metrics, rel=1e-3, abs=1e-4)
-    assert two.metrics["psi_cosine"] == pytest.approx(same.metrics["psi_cosine"], abs=1e-8)
+    assert two.metrics == pytest.approx(same.metrics, rel=max(1e-3, 100 * rounding), abs=1e-4)
+    cosine = same.metrics["psi_cosine"]
+    assert two.metrics["psi_cosine"] == pytest.approx(cosine, abs=max(1e-8, rounding**2))
     assert two.uncertainty.n_frames == same.uncertainty.n_frames > 1
-    assert two.uncertainty.factors == pytest.approx(same.uncertainty.factors, 1e-2)
+    assert two.uncertainty.factors == pytest.approx(
+        same.uncertainty.factors, max(1e-2, 100 * rounding)
+    )
 
 
 def of(n, config):

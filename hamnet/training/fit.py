@@ -30,11 +30,18 @@ CHECKPOINT = Path("checkpoints") / "last.ckpt"
 SOLVE_EVERY = 20
 """Steps through the solution of the readout between validations, for which it is solved again."""
 RESERVE = 0.08
-"""Share of the wall time that is kept for the solution of the readout and the last validation."""
+"""Least share of the wall time that is kept for the solution of the readout and the last
+validation; what they took for random features, if that is more."""
 
 
 def fit(
-    setup: Setup, config: TrainConfig, out: Path, resume: bool, report: Report, begin: float
+    setup: Setup,
+    config: TrainConfig,
+    out: Path,
+    resume: bool,
+    report: Report,
+    begin: float,
+    reserve: float = 0.0,
 ) -> TrainingModule:
     """Run the gradient steps.
 
@@ -45,9 +52,11 @@ def fit(
         resume: continue from the last checkpoint there.
         report: takes lines of progress.
         begin: when the run began, `time.monotonic`.
+        reserve: seconds that what comes after the steps will take.
     """
     settings = config.training
-    budget = 60 * settings.max_minutes * (1 - RESERVE) - (time.monotonic() - begin)
+    whole = 60 * settings.max_minutes
+    budget = whole - max(reserve, RESERVE * whole) - (time.monotonic() - begin)
     through = config.through_solution
 
     def solve(model: HamiltonianModel) -> Penalties:

@@ -74,16 +74,18 @@ def train(
             _write_json(out / "split.json", {name: rows.tolist() for name, rows in split.items()})
         setup = set_up(store, split, config, report, parent)
         model = setup.model
-        candidates = []
+        candidates, took = [], 0.0
         if config.readout.solve:
             untrained = copy.deepcopy(model.network)
+            before = time.monotonic()
             candidates.append(make_candidate("instant", setup, config, report))
+            took = time.monotonic() - before
             model.network = untrained
         starts = config.readout.start and config.training.max_steps != 0 and parent is None
         if starts and not config.through_solution:
             batches = sample_batches(setup.train, config.training)
             solve_readout(model.to(parallel.device()), batches, (), config.readout.start)
-        module = fit(setup, config, out, resume, report, begin)
+        module = fit(setup, config, out, resume, report, begin, took)
         if module.global_step or not candidates:
             model.network = module.average
             if config.through_solution:
