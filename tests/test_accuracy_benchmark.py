@@ -118,9 +118,11 @@ def test_rows_of_a_study_and_their_tables(store, tmp_path):
     study = study_module.Study(path, tmp_path, "minao", small, held_out=path)
     rows = list(study.baselines())
     rows.append(study.instant(["model.tracegrad=none"]))
-    rows += study.trained(["training.max_steps=3", "training.max_minutes=1e6"])
+    steps = ["training.max_steps=3", "training.max_minutes=1e6"]
+    rows += study.trained(steps)
+    rows += study.trained([*steps, "readout.projection=false"])
     assert [row["stage"] for row in rows] == [
-        *("mean", "H0 unchanged", "polynomial", "instant", "trained", "trained, solved")
+        *("mean", "H0 unchanged", "polynomial", "instant", "trained", "trained", "trained, solved")
     ]
     for row in rows:
         own = {*METRICS} - {*CRYSTALS_ONLY}
@@ -134,7 +136,7 @@ def test_rows_of_a_study_and_their_tables(store, tmp_path):
     labelled = [
         {"task": "water", "reference": "minao", "variant": v, "budget": "3 steps", **row}
         for v in ("plain", "both")
-        for row in rows[4:]
+        for row in rows[5:]
     ]
     file = tmp_path / "rows.json"
     file.write_text(json.dumps({"rows": labelled}))

@@ -116,8 +116,8 @@ class ReadoutConfig(Section):
     features, with a far smaller ridge, rests on directions that no gradient step could follow."""
     projection: bool = True
     """Gradient steps go through the solution (`hamnet.training.projection`): the features are
-    trained for what the solved readout makes of them. False, or without ``solve``: steps on all
-    weights at once."""
+    trained for what the solved readout makes of them. False, without ``solve`` or in fine-tuning:
+    steps on all weights at once."""
     projection_frames: int = Field(default=256, ge=2)
     """Frames of such a step, half of them to solve on, half to be better at."""
     uncertainty: bool = True
@@ -138,8 +138,12 @@ class TrainConfig(Section):
 
     @property
     def through_solution(self) -> bool:
-        """Whether gradient steps go through the solution of the readout."""
-        return self.readout.projection and self.readout.solve
+        """Whether gradient steps go through the solution of the readout.
+
+        Not in fine-tuning: a parent's readout knows more than a few new frames.
+        """
+        wanted = self.readout.projection and self.readout.solve
+        return wanted and self.training.start_from is None
 
     @property
     def learning_rate(self) -> float:

@@ -23,7 +23,8 @@ from hamnet.training.dataset import CACHE_LIMIT, SampleDataset
 from hamnet.training.finetune import load_parent
 from hamnet.training.module import TrainingModule
 from hamnet.training.orbital_fit import has_closed_shells
-from hamnet.training.readout import accumulate
+from hamnet.training.projection import Halves, Penalties, n_halves
+from hamnet.training.readout import accumulate, readout_weights
 from hamnet.training.setup import choose_split, set_up, step_execution
 
 MAX_FRAMES = 256
@@ -124,8 +125,10 @@ def estimate(data: Path, config: TrainConfig, report: Report = print) -> Estimat
     kept = min(CACHE_LIMIT, float(np.mean(sizes)) * len(rows)) - sum(sizes)
     fixed = max(kept, 0.0) + steps.memory(0)
     room = max(USABLE * free - fixed, 0.0) / max(steps.memory(1) - steps.memory(0), 1.0)
-    n_batches = math.ceil(len(rows) / n_batch)
-    step_seconds = steps.seconds(mean * len(rows) / n_batches)
+    n_steps = math.ceil(len(rows) / n_batch)
+    if config.through_solution:
+        n_steps = n_halves(len(rows), config)
+    step_seconds = steps.seconds(mean * len(rows) / n_steps)
     of_steps = steps.memory(n_batch * int(n_pairs.max())) - steps.memory(0)
     return Estimate(
         n_parameters=sum(p.numel() for p in model.network.parameters()),
@@ -136,7 +139,7 @@ def estimate(data: Path, config: TrainConfig, report: Report = print) -> Estimat
         messages_mean=float(n_messages[even].mean()),
         messages_max=int(n_messages.max()),
         step_seconds=step_seconds,
-        epoch_seconds=step_seconds * n_batches,
+        epoch_seconds=step_seconds * n_steps,
         solve_seconds=solve_seconds,
         peak_mb=(fixed + max(of_steps, solve_bytes)) / 2**20,
         free_mb=free / 2**20,
@@ -150,7 +153,9 @@ class _Steps:
     """Gradient steps, their seconds and peak memory as lines in the number of pairs."""
 
     def __init__(self, model: HamiltonianModel, config: TrainConfig, report: Report) -> None:
-        self.module = TrainingModule(copy.deepcopy(model), config, 1.0)
+        solve = _even_penalties if config.through_solution else None
+        self.module = TrainingModule(copy.deepcopy(model), config, 1.0, solve)
+        self.module.penalties = _even_penalties(model)
         self.module.model.network.execution = step_execution(config)
         self.optimiser = self.module.configure_optimizers()["optimizer"]
         self.report = report
@@ -158,7 +163,8 @@ class _Steps:
 
     def run(self, samples: SampleDataset, chosen: Iterable[int]) -> None:
         """Measure a batch: the second of two steps, after what is made once."""
-        batch = Share(batch_samples([samples[int(k)] for k in chosen]))
+        sample = batch_samples([samples[int(k)] for k in chosen])
+        batch = Share(sample) if self.module.solve is None else Halves([sample], [sample], 1)
         device = self.module.model.device
         reset_peak(device)
         for _ in range(2):
@@ -170,13 +176,17 @@ class _Steps:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - start
-        self.points.append((batch.sample.n_pairs, seconds, peak_memory(device)))
+        self.points.append((sample.n_pairs, seconds, peak_memory(device)))
         n, s, b = self.points[-1]
         self.report(f"a step of {n} pairs: {s:.3g} s, {b / 2**20:.0f} MB")
 
     def seconds(self, n_pairs: float) -> float:
-        """Return the seconds of a step."""
-        return self._line(n_pairs, [s for _, s, _ in self.points])
+        """Return the seconds of a step.
+
+        Those that were run through the solution of the readout had every batch in both halves.
+        """
+        own = n_pairs if self.module.solve is None else n_pairs / 2
+        return self._line(own, [s for _, s, _ in self.points])
 
     def memory(self, n_pairs: float) -> float:
         """Return the peak memory of the process in a step, bytes."""
@@ -188,6 +198,15 @@ class _Steps:
             return max(values)
         slope, start = np.polyfit(x, values, 1)
         return float(max(start, 0.0) + max(slope, 0.0) * n_pairs)
+
+
+def _even_penalties(model: HamiltonianModel) -> Penalties:
+    """Return penalties that take the time of any others."""
+    readout = model.network.readout
+    return {
+        name: torch.full_like(readout_weights(readout, name)[:, 0], 1e-3)
+        for _, _, name in readout.classes()
+    }
 
 
 def _choose(store: Store, rows: IntArray) -> tuple[IntArray, IntArray]:

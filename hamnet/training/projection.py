@@ -53,6 +53,11 @@ class Halves:
     n_fit: int
 
 
+def n_halves(n_frames: int, config: TrainConfig) -> int:
+    """Return the number of steps of an epoch."""
+    return max(1, round(n_frames / config.readout.projection_frames))
+
+
 class HalvesOfData:
     """Random halves of one epoch after another, divided by group.
 
@@ -72,7 +77,7 @@ class HalvesOfData:
             self.groups = [str(k) for k in range(len(dataset))]
 
     def __len__(self) -> int:
-        return max(1, round(len(self.dataset) / self.config.readout.projection_frames))
+        return n_halves(len(self.dataset), self.config)
 
     def plan(self, epoch: int) -> list[tuple[list[int], list[int]]]:
         """Return the samples of both halves of every step of an epoch."""
@@ -226,7 +231,8 @@ class _Problem:
                     gram, moment = sums[name]
                     gram += x.T @ x
                     moment += x.T @ r
-        for name, (gram, moment) in sums.items():
+        for name in list(sums):
+            gram, moment = sums.pop(name)  # the largest of what a step holds
             parallel.add(gram)
             parallel.add(moment)
             diagonal = gram.diagonal()
