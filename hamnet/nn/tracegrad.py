@@ -153,11 +153,12 @@ class TraceGrad(nn.Module):
     def changes_features(self) -> bool:
         """Return whether features come out different: not while all gains are zero.
 
-        Where gradients are wanted, the gains themselves are to be learnt.
+        Where gradients are wanted, the gains themselves are to be learnt. On a GPU a look at them
+        would make the pass wait.
         """
-        if not self.induce:
-            return False
-        return torch.is_grad_enabled() or bool(torch.cat(list(self.gain)).any())
+        if not self.induce or torch.is_grad_enabled():
+            return self.induce
+        return any(g.device.type != "cpu" or g.numpy().any() for g in self.gain)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Return the invariants ``z`` and the new features, group by group."""
