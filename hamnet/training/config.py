@@ -29,7 +29,11 @@ class TargetConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of the parts of the loss."""
+    """Weights of the parts of the loss.
+
+    Steps through the solution of the readout have the root mean square error of every irrep in
+    place of ``relative`` and ``absolute``.
+    """
 
     relative: float = Field(default=1.0, ge=0)
     """Mean squared error in units of each irrep's own scale."""
