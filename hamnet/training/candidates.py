@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from hamnet.training.config import TrainConfig
 from hamnet.training.dataset import RecordDataset, SampleDataset
 from hamnet.training.floor import best_floor, floors_of, frames_with, merit
 from hamnet.training.orbital_fit import fit_orbitals, fitting, has_closed_shells
+from hamnet.training.projection import Penalties, penalties_of
 from hamnet.training.readout import Solution, solve_readout
 from hamnet.training.setup import Setup
 from hamnet.training.uncertainty import MAX_FRAMES, fit_covariance
@@ -33,6 +35,8 @@ class Candidate:
         metrics: errors on the validation frames; empty without any.
         floor: see `hamnet.correction`.
         covariance: of its readout, in the first process alone.
+        penalties: of its readout's solution; empty if it was not solved.
+        seconds: that all this took.
     """
 
     name: str
@@ -40,11 +44,13 @@ class Candidate:
     metrics: Mapping[str, float]
     floor: float
     covariance: ReadoutCovariance | None
+    penalties: Penalties
+    seconds: float
 
 
 def make_candidate(name: str, setup: Setup, config: TrainConfig, report: Report) -> Candidate:
     """Solve the readout of the model as it is, and measure it."""
-    model = setup.model.to(parallel.device())
+    begin, model = time.monotonic(), setup.model.to(parallel.device())
     solved: dict[str, Solution] = {}
     if config.readout.solve:
         train, validation = (
@@ -63,7 +69,9 @@ def make_candidate(name: str, setup: Setup, config: TrainConfig, report: Report)
         fitted = {name: solution.equations for name, solution in solved.items()}
         few = sample_batches(setup.validation, config.training, MAX_FRAMES, shared=False)
         covariance = fit_covariance(model, fitted, few)
-    return Candidate(name, model.network, metrics, floor, covariance)
+    penalties = penalties_of(solved, len(setup.train))
+    seconds = time.monotonic() - begin
+    return Candidate(name, model.network, metrics, floor, covariance, penalties, seconds)
 
 
 def _fit_orbitals(

@@ -48,10 +48,14 @@ class LossConfig(Section):
 
 
 class OptimiserConfig(Section):
-    """AdamW with warm-up and a cosine."""
+    """AdamW, or Muon through the solved readout; with warm-up and a cosine."""
 
     learning_rate: float | None = Field(default=None, gt=0)
     """The largest; if nothing is said, 3e-3 for steps through the solved readout, else 3e-4."""
+    matrix_rate: float = Field(default=8e-3, ge=0)
+    """Largest root mean square change of a matrix of weights in a step through the solved readout,
+    all its directions alike (`hamnet.training.muon`); 0: AdamW changes them, with
+    ``learning_rate``."""
     weight_decay: float = Field(default=1e-3, ge=0)
     warmup_steps: int | None = Field(default=None, ge=0)
     """If nothing is said, 3 for steps through the solved readout, else 100."""

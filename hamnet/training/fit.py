@@ -20,6 +20,7 @@ from hamnet.models import HamiltonianModel
 from hamnet.training import parallel
 from hamnet.training.batches import RecordBatches, TrainingBatches
 from hamnet.training.callbacks import Heartbeat, History, Report
+from hamnet.training.candidates import Candidate
 from hamnet.training.config import TrainConfig
 from hamnet.training.module import TrainingModule
 from hamnet.training.precision import check_precision
@@ -41,7 +42,7 @@ def fit(
     resume: bool,
     report: Report,
     begin: float,
-    reserve: float = 0.0,
+    instant: Candidate | None = None,
 ) -> TrainingModule:
     """Run the gradient steps.
 
@@ -52,17 +53,21 @@ def fit(
         resume: continue from the last checkpoint there.
         report: takes lines of progress.
         begin: when the run began, `time.monotonic`.
-        reserve: seconds that what comes after the steps will take.
+        instant: what was made of the same weights before: its penalties are those of the first
+            steps, and what comes after the steps will take as long.
     """
     settings = config.training
     whole = 60 * settings.max_minutes
-    budget = whole - max(reserve, RESERVE * whole) - (time.monotonic() - begin)
+    reserve = max(instant.seconds if instant else 0.0, RESERVE * whole)
+    budget = whole - reserve - (time.monotonic() - begin)
     through = config.through_solution
 
     def solve(model: HamiltonianModel) -> Penalties:
         return solve_again(model, setup.train, setup.validation, config)
 
     module = TrainingModule(setup.model, config, max(budget, 1e-3), solve if through else None)
+    if through and instant is not None:
+        module.penalties = instant.penalties
     if settings.max_steps == 0:
         return module
     plain = TrainingBatches(setup.train, settings, lambda: module.n_epochs)

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from hamnet.data.record import Record
@@ -20,6 +20,7 @@ from hamnet.training import parallel
 from hamnet.training.batches import Share
 from hamnet.training.config import TrainConfig
 from hamnet.training.loss import compute_loss
+from hamnet.training.muon import Muon, matrices_and_others
 from hamnet.training.precision import set_products
 from hamnet.training.projection import Halves, Penalties, projected_loss
 
@@ -78,9 +79,10 @@ class TrainingModule(lightning.LightningModule):
         self._start, self._spent = time.monotonic(), self.elapsed
 
     def on_train_start(self) -> None:
-        """Take no step where a run that is resumed was at its end."""
+        """Take no step where a run that is resumed was at its end; solve its readout anew."""
         self._stop_when_spent()
-        if self.solve is not None and not self.trainer.should_stop:
+        known = self.penalties and not self.global_step
+        if self.solve is not None and not known and not self.trainer.should_stop:
             with self.averaged() as model:
                 self.penalties = self.solve(model)
 
@@ -141,16 +143,19 @@ class TrainingModule(lightning.LightningModule):
         self.n_epochs += 1
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW (no decay on vectors) with linear warm-up and a cosine."""
-        settings = self.config.optimiser
-        parameters = [p for p in self.model.network.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim >= 2]},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        optimiser = AdamW(
-            groups, lr=self.config.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
+        """Return the optimiser (no decay on vectors) with linear warm-up and a cosine."""
+        settings, rate = self.config.optimiser, self.config.learning_rate
+        optimiser: Optimizer
+        if self.solve is not None and settings.matrix_rate:
+            matrices, others = matrices_and_others(self.model.network)
+            optimiser = Muon(matrices, others, settings.matrix_rate, rate, settings.weight_decay)
+        else:
+            parameters = [p for p in self.model.network.parameters() if p.requires_grad]
+            groups: list[dict[str, Any]] = [
+                {"params": [p for p in parameters if p.ndim >= 2]},
+                {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+            ]
+            optimiser = AdamW(groups, lr=rate, weight_decay=settings.weight_decay, fused=True)
         warmup = max(self.config.warmup_steps, 1)
 
         def factor(step: int) -> float:

@@ -18,7 +18,7 @@ and the error of the other half, ``L(X_B W - R_B)``, is made smaller. With ``G =
 P is the penalty that the validation frames have chosen.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,7 @@ from hamnet.training import parallel
 from hamnet.training.batches import cut, sample_batches
 from hamnet.training.config import LossConfig, TrainConfig
 from hamnet.training.dataset import SampleDataset
-from hamnet.training.readout import design_rows, solve_readout
+from hamnet.training.readout import Solution, design_rows, solve_readout
 
 Penalties = dict[str, Tensor]
 """Diagonal of P for one training frame, ``(n_in,)`` of every class."""
@@ -125,8 +125,12 @@ def solve_again(
     """Solve the readout from zero on all training frames, and return the penalties of that."""
     forget_readout(model)
     fitted, checked = (sample_batches(x, config.training) for x in (train, validation))
-    solved = solve_readout(model, fitted, checked)
-    return {name: s.ridge / s.unit.square() / len(train) for name, s in solved.items()}
+    return penalties_of(solve_readout(model, fitted, checked), len(train))
+
+
+def penalties_of(solved: Mapping[str, Solution], n_frames: int) -> Penalties:
+    """Return the penalties of a solution on so many training frames."""
+    return {name: s.ridge / s.unit.square() / n_frames for name, s in solved.items()}
 
 
 def projected_loss(

@@ -74,18 +74,16 @@ def train(
             _write_json(out / "split.json", {name: rows.tolist() for name, rows in split.items()})
         setup = set_up(store, split, config, report, parent)
         model = setup.model
-        candidates, took = [], 0.0
+        candidates = []
         if config.readout.solve:
             untrained = copy.deepcopy(model.network)
-            before = time.monotonic()
             candidates.append(make_candidate("instant", setup, config, report))
-            took = time.monotonic() - before
             model.network = untrained
         starts = config.readout.start and config.training.max_steps != 0 and parent is None
         if starts and not config.through_solution:
             batches = sample_batches(setup.train, config.training)
             solve_readout(model.to(parallel.device()), batches, (), config.readout.start)
-        module = fit(setup, config, out, resume, report, begin, took)
+        module = fit(setup, config, out, resume, report, begin, *candidates)
         if module.global_step or not candidates:
             model.network = module.average
             if config.through_solution:
