@@ -42,7 +42,7 @@ def fit(
     resume: bool,
     report: Report,
     begin: float,
-    instant: Candidate | None = None,
+    instant: Candidate | None,
 ) -> TrainingModule:
     """Run the gradient steps.
 
@@ -53,8 +53,8 @@ def fit(
         resume: continue from the last checkpoint there.
         report: takes lines of progress.
         begin: when the run began, `time.monotonic`.
-        instant: what was made of the same weights before: its penalties are those of the first
-            steps, and what comes after the steps will take as long.
+        instant: what was made of the same weights before, if anything: its penalties are those of
+            the first steps, and what comes after the steps will take as long.
     """
     settings = config.training
     whole = 60 * settings.max_minutes

@@ -83,7 +83,8 @@ def train(
         if starts and not config.through_solution:
             batches = sample_batches(setup.train, config.training)
             solve_readout(model.to(parallel.device()), batches, (), config.readout.start)
-        module = fit(setup, config, out, resume, report, begin, *candidates)
+        instant = candidates[0] if candidates else None
+        module = fit(setup, config, out, resume, report, begin, instant)
         if module.global_step or not candidates:
             model.network = module.average
             if config.through_solution:
