@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hamnet.data.samples import batch_samples, record_sample
+from hamnet.data.samples import record_sample
 from hamnet.data.store import Store
 from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
@@ -22,7 +22,6 @@ from hamnet.training.callbacks import read_history
 from hamnet.training.config import load_config
 from hamnet.training.floor import FLOORS, JUDGED
 from hamnet.training.loss import compute_loss
-from hamnet.training.readout import DEFAULT_LAMBDA, accumulate, solve_readout
 from hamnet.training.run import CHECKPOINT, train
 from hamnet_cli.app import app
 from hamnet_datasets.labels import label
@@ -152,52 +151,6 @@ def test_solved_readout_learns_without_a_gradient_step(store, tmp_path, referenc
         report=quiet,
     )
     assert result.metrics["h_mae_uha"] < 0.2 * mean.metrics["h_mae_uha"]
-
-
-def test_solved_readout_is_the_least_squares_optimum(store, trained):
-    """At the solution the gradients of squared error and ridge cancel."""
-    model = load_model(trained.model_file)
-    with Store.open(store) as data:
-        batch = batch_samples(
-            [record_sample(data[k], model.basis, model.cutoffs, "none") for k in range(8)]
-        )
-    batch = model.with_goals(batch)
-    model.network.double()
-    readout = model.network.readout
-    before = accumulate(model, [batch])
-    weights = {name: w.detach().clone() for name, w in readout.weights.items()}
-    solve_readout(model, [batch], [])
-    after = accumulate(model, [batch])
-    for name, equations in after.items():
-        assert equations.square.sum() < before[name].square.sum()
-        sizes = equations.gram.diagonal().sqrt()
-        ridge = (DEFAULT_LAMBDA * sizes.mean() * sizes)[: len(weights[name]), None]
-        expected = ridge * (readout.weights[name] - weights[name])  # d/dW of both terms vanishes
-        scale = before[name].moment.abs().max()
-        assert (equations.moment[: len(expected)] - expected).abs().max() < 1e-8 * scale
-
-
-def test_normal_equations_give_the_error_of_new_weights(store, trained):
-    """Predicted squared error = squared error after the weights are really changed."""
-    model = load_model(trained.model_file)
-    model.network.double()
-    with Store.open(store) as data:
-        batch = batch_samples(
-            [record_sample(data[k], model.basis, model.cutoffs, "none") for k in range(4)]
-        )
-    batch = model.with_goals(batch)
-    before = accumulate(model, [batch])
-    torch.manual_seed(0)
-    for name, equations in before.items():
-        change = 0.1 * torch.randn_like(equations.moment)
-        expected = equations.error(change)
-        weights, biases = model.network.readout.weights, model.network.readout.biases
-        with torch.no_grad():
-            weights[name] += change[: len(weights[name])]
-            if name in biases:
-                biases[name] += change[-1]
-        found = accumulate(model, [batch])[name].square
-        assert torch.allclose(found, expected, rtol=1e-9)
 
 
 def test_hamiltonian_loss_counts_both_units(store, trained):

@@ -38,9 +38,10 @@ class ReadoutCovariance(nn.Module):
     def __init__(self, readout: LinearReadout, size: int = SKETCH_SIZE) -> None:
         super().__init__()
         for block_type, c, name in readout.classes():
-            kept = torch.arange(readout.n_inputs(block_type, c) + c.is_invariant)
+            layer = readout.layers(block_type, c)
+            kept = torch.arange(len(layer))
             if block_type.on_site:
-                kept = kept[readout.of_layers(c)]
+                kept = kept[layer < readout.n_layers]
             n_in = len(kept)
             k = min(size, n_in)
             self.register_buffer(f"kept_{name}", kept, persistent=False)

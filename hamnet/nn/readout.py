@@ -106,12 +106,20 @@ class LinearReadout(nn.Module):
         parities = sum(sum(ch) if c.order else ch[c.pseudo] for ch in self.pair_channels)
         return self.layout.degrees[c.order] * (1 if c.exchange else 2) * parities
 
-    def of_layers(self, c: IrrepClass) -> Tensor:
-        """Return which inputs of an on-site class, its bias included, are layers' own features."""
-        sizes = [channels[c.pseudo] for channels in self.node_channels]
-        own = torch.arange(len(sizes)) < self.n_layers
-        mask = own.repeat_interleave(torch.tensor(sizes))
-        return torch.cat([mask, torch.ones(int(c.is_invariant), dtype=torch.bool)])
+    def layers(self, block_type: BlockType, c: IrrepClass) -> Tensor:
+        """Return the number of the layer that makes each input of a class; 0 for its bias."""
+        if block_type.on_site:
+            sizes = [channels[c.pseudo] for channels in self.node_channels]
+            repeats = 1
+        else:
+            n_sources = 1 if c.exchange else 2
+            parities = (0, 1) if c.order else (int(c.pseudo),)
+            sizes = [ch[p] for p in parities for _ in range(n_sources) for ch in self.pair_channels]
+            repeats = self.layout.degrees[c.order]
+        n_layers = len(self.node_channels if block_type.on_site else self.pair_channels)
+        numbers = torch.arange(len(sizes)) % n_layers
+        found = numbers.repeat_interleave(torch.tensor(sizes)).repeat(repeats)
+        return torch.cat([found, found.new_zeros(int(c.is_invariant))])
 
     def inputs(
         self, features: BlockFeatures, graph: NeighbourGraph

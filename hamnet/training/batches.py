@@ -103,6 +103,16 @@ def sample_batches(
         yield batch_samples([dataset[k] for k in chosen])
 
 
+def group_batches(dataset: SampleDataset, settings: TrainingConfig) -> Iterator[Sample]:
+    """Yield this process's share of batches of one group each; a larger group is cut."""
+    members: dict[str, list[int]] = {}
+    for k, name in enumerate(dataset.groups):
+        members.setdefault(name, []).append(k)
+    batches = [some for group in members.values() for some in cut(group, dataset, settings)]
+    for chosen in parallel.share(batches):
+        yield batch_samples([dataset[k] for k in chosen])
+
+
 class RecordBatches:
     """Labelled records in lists, in the order of the file.
 

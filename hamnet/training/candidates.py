@@ -13,13 +13,13 @@ from hamnet.models import HamiltonianModel
 from hamnet.models.so2_network import SO2Network
 from hamnet.nn.covariance import ReadoutCovariance
 from hamnet.training import parallel
-from hamnet.training.batches import RecordBatches, sample_batches
+from hamnet.training.batches import RecordBatches, group_batches, sample_batches
 from hamnet.training.callbacks import Report, describe
 from hamnet.training.config import TrainConfig
 from hamnet.training.dataset import RecordDataset, SampleDataset
 from hamnet.training.floor import best_floor, floors_of, frames_with, merit
 from hamnet.training.orbital_fit import fit_orbitals, fitting, has_closed_shells
-from hamnet.training.projection import Penalties, penalties_of
+from hamnet.training.projection import Penalties, forget_readout, penalties_of
 from hamnet.training.readout import Solution, solve_readout
 from hamnet.training.setup import Setup
 from hamnet.training.uncertainty import MAX_FRAMES, fit_covariance
@@ -48,15 +48,27 @@ class Candidate:
     seconds: float
 
 
+def solve_on(model: HamiltonianModel, setup: Setup, config: TrainConfig) -> dict[str, Solution]:
+    """Solve a model's readout on the data of a run; see `solve_readout`."""
+    train, validation = (
+        sample_batches(x, config.training) for x in (setup.train, setup.validation)
+    )
+    groups = () if setup.uniform else group_batches(setup.train, config.training)
+    return solve_readout(model, train, validation, groups=groups)
+
+
+def solve_again(model: HamiltonianModel, setup: Setup, config: TrainConfig) -> Penalties:
+    """Solve the readout from zero on all training frames, and return the penalties of that."""
+    forget_readout(model)
+    return penalties_of(solve_on(model, setup, config), len(setup.train))
+
+
 def make_candidate(name: str, setup: Setup, config: TrainConfig, report: Report) -> Candidate:
     """Solve the readout of the model as it is, and measure it."""
     begin, model = time.monotonic(), setup.model.to(parallel.device())
     solved: dict[str, Solution] = {}
     if config.readout.solve:
-        train, validation = (
-            sample_batches(x, config.training) for x in (setup.train, setup.validation)
-        )
-        solved = solve_readout(model, train, validation)
+        solved = solve_on(model, setup, config)
     metrics, floor = _validate(model, setup.validation, config)
     if metrics:
         how = ", readout solved" if solved else ""

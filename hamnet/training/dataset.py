@@ -91,6 +91,15 @@ class SampleDataset(Dataset[Sample]):
             self._keep(item, sample)
         return sample
 
+    @property
+    def groups(self) -> list[str]:
+        """Return the group of each sample; its number where not all groups are known."""
+        names = self.records.store.groups
+        found = [names[k] for k in self.records.indices]
+        if len(set(found)) < 2 or "" in found:
+            return [str(k) for k in range(len(self))]
+        return found
+
     def n_pairs(self, item: int) -> int:
         """Return the number of directed pairs of a sample."""
         if item not in self._n_pairs:

@@ -20,11 +20,11 @@ from hamnet.models import HamiltonianModel
 from hamnet.training import parallel
 from hamnet.training.batches import RecordBatches, TrainingBatches
 from hamnet.training.callbacks import Heartbeat, History, Report
-from hamnet.training.candidates import Candidate
+from hamnet.training.candidates import Candidate, solve_again
 from hamnet.training.config import TrainConfig
 from hamnet.training.module import TrainingModule
 from hamnet.training.precision import check_precision
-from hamnet.training.projection import HalvesOfData, Penalties, solve_again
+from hamnet.training.projection import HalvesOfData, Penalties
 from hamnet.training.setup import Setup, step_execution
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -63,7 +63,7 @@ def fit(
     through = config.through_solution
 
     def solve(model: HamiltonianModel) -> Penalties:
-        return solve_again(model, setup.train, setup.validation, config)
+        return solve_again(model, setup, config)
 
     module = TrainingModule(setup.model, config, max(budget, 1e-3), solve if through else None)
     if through and instant is not None:

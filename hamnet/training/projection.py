@@ -29,10 +29,10 @@ from hamnet.data.samples import Sample, batch_samples
 from hamnet.irreps import BlockType
 from hamnet.models import HamiltonianModel
 from hamnet.training import parallel
-from hamnet.training.batches import cut, sample_batches
+from hamnet.training.batches import cut
 from hamnet.training.config import LossConfig, TrainConfig
 from hamnet.training.dataset import SampleDataset
-from hamnet.training.readout import Solution, design_rows, solve_readout
+from hamnet.training.readout import Solution, design_rows
 
 Penalties = dict[str, Tensor]
 """Diagonal of P for one training frame, ``(n_in,)`` of every class."""
@@ -71,10 +71,7 @@ class HalvesOfData:
         self, dataset: SampleDataset, config: TrainConfig, epoch: Callable[[], int]
     ) -> None:
         self.dataset, self.config, self.epoch = dataset, config, epoch
-        groups = dataset.records.store.groups
-        self.groups = [groups[k] for k in dataset.records.indices]
-        if len(set(self.groups)) < 2 or "" in self.groups:
-            self.groups = [str(k) for k in range(len(dataset))]
+        self.groups = dataset.groups
 
     def __len__(self) -> int:
         return n_halves(len(self.dataset), self.config)
@@ -118,16 +115,6 @@ def forget_readout(model: HamiltonianModel) -> None:
         parameter.zero_()
 
 
-@torch.no_grad()
-def solve_again(
-    model: HamiltonianModel, train: SampleDataset, validation: SampleDataset, config: TrainConfig
-) -> Penalties:
-    """Solve the readout from zero on all training frames, and return the penalties of that."""
-    forget_readout(model)
-    fitted, checked = (sample_batches(x, config.training) for x in (train, validation))
-    return penalties_of(solve_readout(model, fitted, checked), len(train))
-
-
 def penalties_of(solved: Mapping[str, Solution], n_frames: int) -> Penalties:
     """Return the penalties of a solution on so many training frames."""
     return {name: s.ridge / s.unit.square() / n_frames for name, s in solved.items()}
@@ -148,7 +135,7 @@ def projected_loss(
     Args:
         model: its readout is not looked at.
         halves: frames to solve on and frames to be better at.
-        penalties: see `solve_again`.
+        penalties: see `penalties_of`.
         config: share of the label invariants.
         ramp: factor of that share.
 

@@ -5,12 +5,17 @@ features is a least-squares problem for each block type and irrep class,
 
     min_W  sum_rows || env (x W + b) - r ||^2 + lambda tau sum_k d_k || W_k - W0_k ||^2,
 
-with ``r`` the standardised target, ``W0`` the present weights, ``d_k`` the root mean square of
-feature k and ``tau`` the mean diagonal of the normal matrix of the features over sqrt(d): halfway
-between one ridge for all weights (d = 1) and features of unit size (d^2), and as good as the better
-of both. Normal equations are accumulated over the data in float64, so memory does not depend on its
-size. Those of the validation set give the error of every lambda exactly, without another pass; the
-best lambda of each class is kept, W0 itself included.
+with ``r`` the standardised target, ``W0`` the present weights, ``d_k = q^(layer of k) |x_k|``,
+``|x_k|`` the root mean square of feature k, and ``tau`` the mean diagonal of the normal matrix of
+the features over sqrt(d): halfway between one ridge for all weights and features of unit size, and
+as good as the better of both. With ``q > 1`` what the first layers know of an atom's neighbours
+one by one is preferred to what later layers make of many at once.
+
+Normal equations are accumulated over the data in float64, so memory does not depend on its size.
+Those of the validation set give the error of every q and lambda exactly, without another pass; the
+best of each class are kept, W0 itself included. Where molecules differ, a few for validation say
+little about those that were never seen: then every training molecule is left out in turn as well.
+That needs no further solution (`LeftOut`), but one more pass.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +32,9 @@ from hamnet.training import parallel
 
 LAMBDAS = tuple(10.0 ** (-k) for k in range(0, 15))
 """Candidates."""
+
+LAYER_FACTORS = (1.0, 30.0)
+"""Candidates of q; the first where there is no validation set."""
 
 DEFAULT_LAMBDA = 1e-6
 """Where there is no validation set."""
@@ -96,12 +104,84 @@ class Solution:
         return self.unit[:, None] * solved
 
 
+class _Eigenproblem:
+    """One class's normal equations in the basis in which every ridge is diagonal.
+
+    Args:
+        equations: of the training rows.
+        layer: of each input.
+        q: factor of the penalty from layer to layer.
+    """
+
+    def __init__(self, equations: NormalEquations, layer: Tensor, q: float) -> None:
+        self.equations = equations
+        gram = equations.gram
+        # Weights of unit penalty. Below rounding, a direction of the normal matrix says nothing.
+        size = gram.diagonal().clamp(min=1e-300).sqrt()
+        self.unit = (size * q ** layer.to(size)).rsqrt()
+        values, self.vectors = torch.linalg.eigh(self.unit[:, None] * gram * self.unit)
+        self.says = values >= torch.finfo(values.dtype).eps * values[-1]
+        self.moment = self.rotated(equations.moment.T).T
+        self.values = values.clamp(min=0)
+        self.tau = self.values.mean().clamp(min=1e-300)
+
+    def rotated(self, x: Tensor) -> Tensor:
+        """Return rows ``(n, n_in)`` in the basis."""
+        rotated: Tensor = self.says * ((x * self.unit) @ self.vectors)
+        return rotated
+
+    def change(self, ridge: float) -> Tensor:
+        """Return W - W0."""
+        solved = self.vectors @ (self.moment / (self.values + ridge * self.tau)[:, None])
+        change: Tensor = self.unit[:, None] * solved
+        return change
+
+    def solution(self, ridge: float | None) -> Solution:
+        """Return the solution with a lambda; None: W0 itself."""
+        change = self.change(LAMBDAS[0] if ridge is None else ridge)
+        if ridge is None:
+            change.zero_()
+        tau = self.tau * (LAMBDAS[0] if ridge is None else ridge)
+        return Solution(self.equations, change, self.unit, self.values, self.vectors, tau)
+
+    def left_out(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return the squared error of training rows with every lambda, were they not trained on.
+
+        With ``A = X^T X + P`` and the rows ``x`` of X, the solution without them errs by
+        ``(1 - x A^-1 x^T)^-1 (r - x W)``: the group's version of the leave-one-out error (Allen's
+        PRESS; Golub, Heath & Wahba, doi:10.1080/00401706.1979.10489751).
+
+        Args:
+            x: ``(n, n_in)``.
+            residual: of W0, ``(n, n_irreps)``.
+        """
+        z = self.rotated(x)
+        eye = torch.eye(min(z.shape), dtype=z.dtype, device=z.device)
+        errors = []
+        for ridge in LAMBDAS:
+            values = self.values + ridge * self.tau
+            if len(z) <= z.shape[1]:
+                scaled = z / values
+                error = residual - scaled @ self.moment
+                error = torch.linalg.solve((1 + _JITTER) * eye - scaled @ z.T, error)
+            else:
+                others = torch.diag((1 + _JITTER) * values) - z.T @ z
+                error = residual - z @ torch.linalg.solve(others, self.moment - z.T @ residual)
+            errors.append(error.square().sum())
+        return torch.stack(errors)
+
+
+_JITTER = 1e-12
+"""Rows that alone say something leave nothing without them, up to rounding."""
+
+
 @torch.no_grad()
 def solve_readout(
     model: HamiltonianModel,
     train: Iterable[Sample],
     validation: Iterable[Sample],
     ridge: float = DEFAULT_LAMBDA,
+    groups: Iterable[Sample] = (),
 ) -> dict[str, Solution]:
     """Replace the readout's weights by their optimum for the present features.
 
@@ -109,16 +189,31 @@ def solve_readout(
         model: changed in place.
         train: batches with goals (`HamiltonianModel.with_goals`) that define the least-squares
             problem, this process's share of them.
-        validation: batches that choose lambda, likewise; may be empty.
-        ridge: lambda of the classes of which there is no validation row.
+        validation: batches that choose q and lambda, likewise; may be empty.
+        ridge: lambda of the classes of which there is no other row.
+        groups: the training samples again, in batches that are left out in turn, and whose errors
+            count like those of validation in the choice of lambda; empty: none is.
 
     Returns:
         What was solved for each class that occurs in the training batches of all processes.
     """
     fitted, checked = accumulate(model, train), accumulate(model, validation)
+    readout = model.network.readout
+    problems, errors = {}, {}
+    for t, c, name in readout.classes():
+        if name in fitted:
+            layer = readout.layers(t, c)
+            problems[name], errors[name] = _choose(fitted.pop(name), checked.pop(name, None), layer)
+    unchanged = {name: problems[name].equations.square.sum() for name in problems}
+    seen = _leave_out(model, groups, problems)
     solved = {}
-    for name in list(fitted):
-        solved[name] = _solve(fitted.pop(name), checked.pop(name, None), ridge)
+    for name, problem in problems.items():
+        total = errors[name]
+        if name in seen:
+            # W0 is what a solution without the group is measured by, as on validation frames
+            left = torch.cat([unchanged[name][None], seen[name]])
+            total = left if total is None else total + left
+        solved[name] = problem.solution(_best_lambda(total, ridge))
     change_weights(model, {name: solution.change for name, solution in solved.items()})
     return solved
 
@@ -205,28 +300,43 @@ def _apply(readout: LinearReadout, name: str, c: IrrepClass, change: Tensor) -> 
     readout.weights[name] += change.to(readout.weights[name].dtype)
 
 
-def _solve(fitted: NormalEquations, held_out: NormalEquations | None, default: float) -> Solution:
-    """Return the weights whose squared error on validation is the smallest."""
-    # Weights of unit penalty. Below rounding, a direction of the normal matrix says nothing.
-    unit = fitted.gram.diagonal().clamp(min=1e-300).pow(-0.25)
-    values, vectors = torch.linalg.eigh(unit[:, None] * fitted.gram * unit)
-    rotated = vectors.T @ (unit[:, None] * fitted.moment)
-    rotated[values < torch.finfo(values.dtype).eps * values[-1]] = 0
-    values = values.clamp(min=0)
-    tau = values.mean().clamp(min=1e-300)
+def _choose(
+    fitted: NormalEquations, held_out: NormalEquations | None, layer: Tensor
+) -> tuple[_Eigenproblem, Tensor | None]:
+    """Return the problem with the best q on validation, and its squared errors there.
 
-    def solution(ridge: float) -> Solution:
-        solved = vectors @ (rotated / (values + ridge * tau)[:, None])
-        return Solution(fitted, unit[:, None] * solved, unit, values, vectors, ridge * tau)
-
+    Those are of W0 and, after it, of every lambda; None without validation rows.
+    """
+    layer = layer.to(fitted.gram.device)
     if held_out is None:
-        return solution(default)
-    best = solution(LAMBDAS[0])
-    best.change.zero_()
-    smallest = float(held_out.square.sum())
-    for ridge in LAMBDAS:
-        trial = solution(ridge)
-        error = float(held_out.error(trial.change).sum())
-        if error < smallest:
-            best, smallest = trial, error
-    return best
+        return _Eigenproblem(fitted, layer, LAYER_FACTORS[0]), None
+    found: list[tuple[_Eigenproblem, Tensor]] = []
+    for q in LAYER_FACTORS if bool(layer.any()) else LAYER_FACTORS[:1]:
+        problem = _Eigenproblem(fitted, layer, q)
+        trials = [held_out.error(problem.change(ridge)).sum() for ridge in LAMBDAS]
+        found.append((problem, torch.stack([held_out.square.sum(), *trials])))
+    return min(found, key=lambda one: float(one[1].min()))
+
+
+def _leave_out(
+    model: HamiltonianModel, groups: Iterable[Sample], problems: Mapping[str, _Eigenproblem]
+) -> dict[str, Tensor]:
+    """Return the squared errors of every lambda on all groups, each left out in turn."""
+    errors = {
+        name: problem.values.new_zeros(1 + len(LAMBDAS)) for name, problem in problems.items()
+    }
+    for batch in groups:
+        for name, x, residual in problem_rows(model, batch):
+            if name in errors:
+                errors[name][0] += 1
+                errors[name][1:] += problems[name].left_out(x, residual)
+    totals = {name: parallel.add(x) for name, x in errors.items()}
+    return {name: x[1:] for name, x in totals.items() if x[0] > 0}
+
+
+def _best_lambda(errors: Tensor | None, default: float) -> float | None:
+    """Return the lambda with the smallest error; None for W0 itself, whose error is the first."""
+    if errors is None:
+        return default
+    best = int(errors.argmin())
+    return None if best == 0 else LAMBDAS[best - 1]
