@@ -27,6 +27,7 @@ from hamnet.data.level import LevelOfTheory, record_id
 from hamnet.data.record import Record
 from hamnet.data.store import Store
 from hamnet.data.writer import Writer
+from hamnet.references import Reference
 from hamnet.structure import Structure
 from hamnet.training.config import TrainConfig
 from hamnet.training.dataset import RecordDataset, SampleDataset
@@ -131,7 +132,7 @@ def waiting(folder: Path, n: int, seconds: float) -> dict[str, Any]:
     cutoffs = config.model.message_cutoff, config.model.pair_cutoff
     batch = config.training.batch_size
     with Store.open(path) as store:
-        samples = SampleDataset(RecordDataset(store, range(n)), cutoffs, "minao")
+        samples = SampleDataset(RecordDataset(store, range(n)), cutoffs, Reference("minao"))
         first = per_sample(lambda k: samples[k], np.arange(n))
         later = per_sample(lambda k: samples[k], np.arange(n))
     settings = config.model_dump()

@@ -117,8 +117,7 @@ def _bootstrap(
 
     def batches(rows: Sequence[int]) -> list[Any]:
         samples = [
-            record_sample(store[int(k)], model.basis, model.cutoffs, model.metadata.reference)
-            for k in rows
+            record_sample(store[int(k)], model.basis, model.cutoffs, model.reference) for k in rows
         ]
         samples = [model.with_goals(sample) for sample in samples]
         return [batch_samples(samples[k : k + BATCH]) for k in range(0, len(samples), BATCH)]

@@ -6,6 +6,7 @@ builders import PySCF.
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -13,19 +14,22 @@ import numpy as np
 from pyscf import gto
 from pyscf.dft import libxc, rks, uks
 from pyscf.gto import basis as pyscf_basis
+from pyscf.gto.moleintor import getints
+from pyscf.lib import unpack_tril
 from pyscf.lib.exceptions import BasisNotFoundError
 
 from hamnet.basis import OrbitalBasis, ao_order, from_hamnet_order, to_hamnet_order
 from hamnet.blocks import HamiltonianBlocks, from_dense, molecule_layout
 from hamnet.errors import HamnetError
 from hamnet.registry import did_you_mean
-from hamnet.structure import FloatArray, Structure, atomic_number, symbol
+from hamnet.structure import FloatArray, IntArray, Structure, atomic_number, symbol
 from hamnet.units import BOHR_TO_ANGSTROM
 
 LAST_ALL_ELECTRON_DEF2 = 36
 """Beyond krypton the def2 bases hold valence shells only and need their core potential."""
 
 _POINTS_AT_ONCE = 20_000
+_INTEGRALS_AT_ONCE = 50_000_000
 
 
 class KohnShamLevel(Protocol):
@@ -237,6 +241,53 @@ def overlap(structure: Structure, basis: OrbitalBasis) -> HamiltonianBlocks:
     mole = to_mole(structure, basis.name)
     check_fingerprint(basis, basis_of(mole, basis.name))
     return to_blocks(mole.intor_symmetric("int1e_ovlp"), basis, structure)
+
+
+def gaussian_potentials(
+    structure: Structure,
+    basis: OrbitalBasis,
+    atoms: IntArray,
+    exponents: Sequence[float],
+    coefficients: FloatArray,
+) -> FloatArray:
+    """Return ``<i| sum_atoms sum_k c_kp exp(-a_k r^2) |j>``, hamnet's order, ``[n, n_ao, n_ao]``.
+
+    Args:
+        structure: a molecule.
+        basis: its basis.
+        atoms: the centres.
+        exponents: a, bohr^-2, ``[n_exponents]``.
+        coefficients: c of n potentials, ``[n_exponents, n]``.
+    """
+    mole = to_mole(structure, basis.name)
+    n_ao, n = mole.nao, coefficients.shape[1]
+    at_once = max(1, _INTEGRALS_AT_ONCE // (n * n_ao**2))
+    packed = np.zeros((n_ao * (n_ao + 1) // 2, n))
+    for start in range(0, len(atoms), at_once):
+        centres = mole.atom_coords()[atoms[start : start + at_once]]
+        others = _s_functions(centres, exponents, coefficients)
+        joined = gto.conc_env(mole._atm, mole._bas, mole._env, *others)
+        shells = (0, mole.nbas, 0, mole.nbas, mole.nbas, mole.nbas + len(centres))
+        found = getints("int3c1e_sph", *joined, shls_slice=shells, aosym="s2ij")
+        packed += found.reshape(len(packed), len(centres), n).sum(axis=1)
+    return to_hamnet_order(unpack_tril(packed.T.copy()), basis, structure.numbers, "pyscf")
+
+
+def _s_functions(
+    centres: FloatArray, exponents: Sequence[float], coefficients: FloatArray
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Return contracted Gaussians of unit height as PySCF's ``_atm``, ``_bas`` and ``_env``."""
+    n, start = len(centres), gto.PTR_ENV_START
+    atm = np.zeros((n, gto.ATM_SLOTS), dtype=np.int32)
+    atm[:, gto.PTR_COORD] = start + 3 * np.arange(n)
+    bas = np.zeros((n, gto.BAS_SLOTS), dtype=np.int32)
+    bas[:, gto.ATOM_OF] = np.arange(n)
+    bas[:, [gto.NPRIM_OF, gto.NCTR_OF]] = coefficients.shape
+    bas[:, gto.PTR_EXP] = start + 3 * n
+    bas[:, gto.PTR_COEFF] = start + 3 * n + len(exponents)
+    height = 2 * np.sqrt(np.pi)  # over the spherical harmonic of an s function
+    parts = (np.zeros(start), centres.ravel(), exponents, height * coefficients.T.ravel())
+    return atm, bas, np.concatenate(parts)
 
 
 def orbital_values(

@@ -4,6 +4,7 @@ Everything is in PySCF's orbital order but `reference_hamiltonian`, which is in 
 """
 
 import warnings
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -14,7 +15,7 @@ from pyscf.scf import hf
 from pyscf.x2c import x2c
 
 from hamnet.basis import OrbitalBasis
-from hamnet.blocks import HamiltonianBlocks
+from hamnet.blocks import HamiltonianBlocks, from_dense, to_dense
 from hamnet.errors import HamnetError
 from hamnet.integrals import (
     KohnShamLevel,
@@ -24,11 +25,59 @@ from hamnet.integrals import (
     to_blocks,
     to_mole,
 )
+from hamnet.potentials import AtomicPotentials
 from hamnet.registry import look_up
 from hamnet.spinor import from_spinor
 from hamnet.structure import FloatArray, Structure
 
 _SAP_FIT = "sapgrasplarge"
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The H0 of a model: what is added to what its network gives.
+
+    Attributes:
+        kind: ``none``, ``sap`` or ``minao``; see `reference_hamiltonian`.
+        potentials: added to it; None for none.
+    """
+
+    kind: str
+    potentials: AtomicPotentials | None = None
+
+    def entries(
+        self,
+        structure: Structure,
+        level: KohnShamLevel,
+        basis: OrbitalBasis,
+        overlap: HamiltonianBlocks,
+    ) -> FloatArray | None:
+        """Return the entries of a molecule's H0, ``[n_matrices, n_entries]``; None of ``none``."""
+        if self.kind == "none":
+            return None
+        h0 = reference_hamiltonian(structure, level, self.kind, basis).entries
+        return self.improved(h0, structure, basis, overlap)
+
+    def improved(
+        self,
+        h0: FloatArray,
+        structure: Structure,
+        basis: OrbitalBasis,
+        overlap: HamiltonianBlocks,
+    ) -> FloatArray:
+        """Return the entries of `reference_hamiltonian` with those of the potentials added.
+
+        Args:
+            h0: ``[n_entries]`` or ``[n_matrices, n_entries]``, of which the first gets them.
+            structure: the molecule.
+            basis: its basis.
+            overlap: S.
+        """
+        h = np.array(np.atleast_2d(h0))
+        if self.potentials is not None:
+            v = self.potentials.matrix(structure, basis, to_dense(overlap))
+            h[0] += from_dense(v, overlap.layout).entries
+        return h
 
 
 def reference_hamiltonian(

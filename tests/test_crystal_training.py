@@ -18,6 +18,7 @@ from hamnet.errors import HamnetError
 from hamnet.lattice import crystal_basis
 from hamnet.metrics import frame_metrics
 from hamnet.models import load_model
+from hamnet.references import Reference
 from hamnet.structure import Structure
 from hamnet.training.callbacks import read_history
 from hamnet.training.config import load_config
@@ -89,8 +90,8 @@ def test_records_come_back(run):
 
 def test_the_target_does_not_know_the_zero_of_energy():
     one, two = label(FRAMES[0]), label(FRAMES[0], shift=0.7)
-    assert (record_target(one, "none") - record_target(two, "none")).abs().max() < 1e-12
-    h = HamiltonianBlocks(one.layout, record_target(one, "none").numpy()[None])
+    assert (record_target(one) - record_target(two)).abs().max() < 1e-12
+    h = HamiltonianBlocks(one.layout, record_target(one).numpy()[None])
     assert abs(energy_zero(h, one.blocks("overlap"))) < 1e-12
 
 
@@ -98,7 +99,7 @@ def test_pairs_without_a_stored_block_are_zero():
     record = label(FRAMES[0])
     radius = support_radius([record])
     assert 5.0 < radius < 9.0
-    sample = record_sample(record, BASIS, (3.0, radius + 3), "none")
+    sample = record_sample(record, BASIS, (3.0, radius + 3), Reference("none"))
     n = int(record.layout.boundaries[-1])
     assert sample.n_entries > n
     assert not sample.target[n:].any()

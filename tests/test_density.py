@@ -112,7 +112,7 @@ def test_a_model_looks_at_it_where_h0_is_minao(store, tmp_path):
     assert model.network.density is not None
     with Store.open(store) as data:
         record = data[0]
-        sample = record_sample(record, model.basis, model.cutoffs, "minao")
+        sample = record_sample(record, model.basis, model.cutoffs, model.reference)
     # H0 and S computed anew give what the labels hold
     again = model.unlabelled(record.structure)[0]
     for t, blocks in sample.density.items():

@@ -5,6 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hamnet.data.samples import batch_samples, record_sample
+from hamnet.references import Reference
 from hamnet.testing import random_model
 from hamnet.training.config import LossConfig
 from hamnet.training.loss import compute_loss
@@ -36,7 +37,9 @@ class NoWaiting(TorchDispatchMode):
 @pytest.mark.parametrize("tracegrad", ["both", "none"])
 def test_forward_and_backward_wait_for_nothing(water_records, tracegrad):
     model = random_model("def2-svp", [1, 8], tracegrad=tracegrad)
-    samples = [record_sample(r, model.basis, model.cutoffs, "minao") for r in water_records]
+    samples = [
+        record_sample(r, model.basis, model.cutoffs, Reference("minao")) for r in water_records
+    ]
     batch = model.with_goals(batch_samples(samples))
     optimiser = torch.optim.AdamW(model.network.parameters(), foreach=True)
     with NoWaiting():
@@ -50,7 +53,9 @@ def test_forward_and_backward_wait_for_nothing(water_records, tracegrad):
 
 def test_prediction_waits_for_nothing_before_its_entries(water_records):
     model = random_model("def2-svp", [1, 8])
-    samples = [record_sample(r, model.basis, model.cutoffs, "minao") for r in water_records]
+    samples = [
+        record_sample(r, model.basis, model.cutoffs, Reference("minao")) for r in water_records
+    ]
     batch = batch_samples(samples)
     with torch.inference_mode():
         model(batch)  # constants are made once

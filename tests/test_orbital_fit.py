@@ -50,7 +50,7 @@ def objective(model, records, ridges):
     """Return what is to be small, from matrices and scipy's orbitals."""
     total = 0.0
     for record in records:
-        sample = record_sample(record, model.basis, model.cutoffs, "sap")
+        sample = record_sample(record, model.basis, model.cutoffs, model.reference)
         error = (model(sample) - sample.target).numpy()
         s, layout = record.blocks("overlap"), record.layout
         energies, c = eigh(to_dense(record.blocks("hamiltonian"))[0], to_dense(s))
@@ -75,7 +75,7 @@ def test_the_solution_is_the_optimum(model, records):
     with torch.no_grad():
         for p in (*model.network.readout.weights.values(), *model.network.readout.biases.values()):
             p.zero_()
-    samples = [record_sample(r, model.basis, model.cutoffs, "sap") for r in records]
+    samples = [record_sample(r, model.basis, model.cutoffs, model.reference) for r in records]
     solved = solve_readout(model, [model.with_goals(s) for s in samples], [], 1e-3)
     ridges = {name: (s.ridge / s.unit.square())[:, None] for name, s in solved.items()}
     before = objective(model, records, ridges)
@@ -98,7 +98,7 @@ def test_the_solution_is_the_optimum(model, records):
 
 def test_frames_that_stand_for_others_count_as_often(model, records):
     """Each record twice = each once with weight 2."""
-    samples = [record_sample(r, model.basis, model.cutoffs, "sap") for r in records]
+    samples = [record_sample(r, model.basis, model.cutoffs, model.reference) for r in records]
     solved = solve_readout(model, [model.with_goals(s) for s in samples], [], 1e-3)
     start = copy.deepcopy(model.network.readout.state_dict())
     found = []
@@ -112,7 +112,7 @@ def test_frames_that_stand_for_others_count_as_often(model, records):
 
 
 def test_memory_limits_the_number_of_frames(model, records, monkeypatch):
-    samples = [record_sample(r, model.basis, model.cutoffs, "sap") for r in records]
+    samples = [record_sample(r, model.basis, model.cutoffs, model.reference) for r in records]
     solved = solve_readout(model, [model.with_goals(s) for s in samples], [], 1e-3)
     goals = [model.with_goals(s) for s in samples]
     size = sum(x.nbytes for goal in goals for _, x, _ in problem_rows(model, goal))
@@ -124,7 +124,7 @@ def test_memory_limits_the_number_of_frames(model, records, monkeypatch):
 def test_the_lumo_of_the_fitted_frames_gets_better(model, records):
     """From a readout that was solved for matrix elements."""
     model.metadata = model.metadata.model_copy(update={"overlap_floor": 0.0})
-    samples = [record_sample(r, model.basis, model.cutoffs, "sap") for r in records]
+    samples = [record_sample(r, model.basis, model.cutoffs, model.reference) for r in records]
     solved = solve_readout(model, [model.with_goals(s) for s in samples], [], DEFAULT_LAMBDA)
 
     def lumo_error():

@@ -17,6 +17,7 @@ from hamnet.integrals import basis_for
 from hamnet.metrics import frame_metrics, summarise
 from hamnet.models import load_model
 from hamnet.models.files import MODEL_FILE
+from hamnet.references import Reference
 from hamnet.structure import Structure
 from hamnet.training.callbacks import read_history
 from hamnet.training.config import load_config
@@ -156,7 +157,9 @@ def test_solved_readout_learns_without_a_gradient_step(store, tmp_path, referenc
 def test_hamiltonian_loss_counts_both_units(store, trained):
     model = load_model(trained.model_file)
     with Store.open(store) as data:
-        batch = model.with_goals(record_sample(data[0], model.basis, model.cutoffs, "none"))
+        batch = model.with_goals(
+            record_sample(data[0], model.basis, model.cutoffs, Reference("none"))
+        )
     losses = {}
     for relative, absolute in ((1, 0), (0, 1), (1, 1)):
         config = settings(f"loss.relative={relative}", f"loss.absolute={absolute}", "loss.trace=0")

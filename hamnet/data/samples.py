@@ -15,6 +15,7 @@ from hamnet.density import loewdin_density
 from hamnet.errors import HamnetError
 from hamnet.graph import NeighbourGraph, batch_graphs, build_graph
 from hamnet.irreps import BlockType
+from hamnet.references import Reference
 from hamnet.structure import FloatArray, IntArray, Structure
 
 BoolArray = NDArray[np.bool_]
@@ -134,13 +135,34 @@ def _completed(
     return whole, target
 
 
-def record_target(record: Record, reference: str) -> Tensor:
-    """Return the entries of H - H0 (H for the reference ``none``), ``(n_entries,)``, float64.
+def record_reference(
+    record: Record, reference: Reference, basis: OrbitalBasis
+) -> FloatArray | None:
+    """Return the entries of a record's H0, ``[n_matrices, n_entries]``; None of ``none``.
+
+    Raises:
+        HamnetError: it holds no such reference.
+    """
+    kind = reference.kind
+    if kind == "none":
+        return None
+    if kind not in record.references:
+        raise HamnetError(
+            f"record {record.id} holds no reference '{kind}' (it holds "
+            f"{', '.join(record.references) or 'none'}): label again with it, or train with "
+            "target.reference=none"
+        )
+    h0 = record.references[kind]
+    return reference.improved(h0, record.structure, basis, record.blocks("overlap"))
+
+
+def record_target(record: Record, h0: FloatArray | None = None) -> Tensor:
+    """Return the entries of H - H0 (H for no H0), ``(n_entries,)``, float64.
 
     Of a crystal, of ``H - mu S``: see `hamnet.blocks.energy_zero`.
 
     Raises:
-        HamnetError: the record has two spin channels, or no such reference.
+        HamnetError: the record has two spin channels.
     """
     if record.spin_kind is SpinKind.COLLINEAR:
         raise HamnetError(
@@ -148,14 +170,8 @@ def record_target(record: Record, reference: str) -> Tensor:
             "open shell with two Hamiltonians; models are trained on closed shells"
         )
     h = np.array(record.hamiltonian)
-    if reference != "none":
-        if reference not in record.references:
-            raise HamnetError(
-                f"record {record.id} holds no reference '{reference}' (it holds "
-                f"{', '.join(record.references) or 'none'}): label again with it, or train with "
-                "target.reference=none"
-            )
-        h -= record.references[reference]
+    if h0 is not None:
+        h -= h0
     if record.structure.is_periodic:
         zero = energy_zero(record.blocks("hamiltonian"), record.blocks("overlap"))
         h[0] -= zero * record.overlap
@@ -163,19 +179,19 @@ def record_target(record: Record, reference: str) -> Tensor:
 
 
 def record_sample(
-    record: Record, basis: OrbitalBasis, cutoffs: tuple[float, float], reference: str
+    record: Record, basis: OrbitalBasis, cutoffs: tuple[float, float], reference: Reference
 ) -> Sample:
     """Return a labelled record as a sample; see `make_sample` and `record_target`.
 
     Raises:
-        HamnetError: see `record_target`.
+        HamnetError: see `record_reference` and `record_target`.
     """
-    target, kind = record_target(record, reference), record.spin_kind
+    h0 = record_reference(record, reference, basis)
+    target, kind = record_target(record, h0), record.spin_kind
     sample = make_sample(record.structure, record.layout, basis, cutoffs, target, kind)
-    if not has_density(reference, kind):
+    if h0 is None or not has_density(reference.kind, kind):
         return sample
     n_electrons = round(float(record.occupations.sum()))
-    h0 = record.references[reference]
     return with_density(sample, h0, record.blocks("overlap"), n_electrons)
 
 
@@ -194,7 +210,7 @@ def with_density(
 
     Args:
         sample: one structure, with the layout of its overlap.
-        h0: entries of H0, Hartree, ``[n_entries]`` or ``[1, n_entries]``.
+        h0: entries of H0, Hartree, ``[1, n_entries]``.
         overlap: S.
         n_electrons: electrons, without those of core potentials.
     """

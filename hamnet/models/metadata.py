@@ -105,6 +105,7 @@ class Metadata(Section):
         spins: numbers of unpaired electrons in the training data.
         periodic: trained on crystals; else on molecules.
         reference: H0 that is added to what the network gives: ``none``, ``sap``, ``minao``.
+        potentials: what is added to the reference, by element: `hamnet.potentials`.
         overlap_floor: eigenvalues of the overlap below which H0 stays alone, `hamnet.correction`.
         n_neighbours: mean number of neighbours, each counted by the square of its message's factor.
         ranges: distances and neighbourhoods in the training data.
@@ -127,6 +128,7 @@ class Metadata(Section):
     spins: tuple[int, ...] = (0,)
     periodic: bool = False
     reference: str = "none"
+    potentials: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     overlap_floor: float = Field(default=0.0, ge=0)
     n_neighbours: float = 1.0
     ranges: TrainingRanges = TrainingRanges()

@@ -16,6 +16,7 @@ from hamnet.data.samples import (
     Sample,
     batch_samples,
     make_sample,
+    record_reference,
     record_sample,
     with_density,
 )
@@ -44,8 +45,9 @@ from hamnet.nn.covariance import ReadoutCovariance
 from hamnet.nn.frames import PairFrames
 from hamnet.nn.readout import block_rows, block_types
 from hamnet.nn.standardise import Standardiser
+from hamnet.potentials import AtomicPotentials
 from hamnet.prediction import Prediction, aufbau
-from hamnet.references import reference_hamiltonian
+from hamnet.references import Reference
 from hamnet.registry import look_up
 from hamnet.so3.rotation import EdgeFrame
 from hamnet.spectrum import solve
@@ -101,6 +103,13 @@ class HamiltonianModel(nn.Module):
     def cutoffs(self) -> tuple[float, float]:
         """Message and pair cutoff, Angstrom."""
         return self.metadata.model.message_cutoff, self.metadata.model.pair_cutoff
+
+    @property
+    def reference(self) -> Reference:
+        """H0."""
+        fitted = self.metadata.potentials
+        potentials = AtomicPotentials.from_dict(fitted) if fitted else None
+        return Reference(self.metadata.reference, potentials)
 
     @property
     def spin_kind(self) -> SpinKind:
@@ -251,14 +260,12 @@ class HamiltonianModel(nn.Module):
             HamnetError: the basis is not one of PySCF's; a pair of elements that the model does not
                 know.
         """
-        level, kind = self.metadata.level, self.metadata.reference
+        level = self.metadata.level
         if not structure.is_periodic:
             s = overlap(structure, self.basis)
             sample = self._sample(structure, s.layout)
-            if kind == "none":
-                return sample, s, None
-            h0 = reference_hamiltonian(structure, level, kind, self.basis).entries
-            if self.network.density is not None:
+            h0 = self.reference.entries(structure, level, self.basis, s)
+            if h0 is not None and self.network.density is not None:
                 n_electrons = valence_electrons(structure, self.basis)
                 sample = with_density(sample, h0, s, n_electrons)
             return sample, s, h0
@@ -336,11 +343,10 @@ class HamiltonianModel(nn.Module):
         Raises:
             HamnetError: as `predict`.
         """
-        reference = self.metadata.reference
         samples = []
         for record in records:
             self.check(record.structure)
-            samples.append(record_sample(record, self.basis, self.cutoffs, reference))
+            samples.append(record_sample(record, self.basis, self.cutoffs, self.reference))
             self.check_pairs(samples[-1].graph)
         if not samples:
             return []
@@ -351,7 +357,7 @@ class HamiltonianModel(nn.Module):
                 kept = delta[:, : s.layout.n_entries]  # pairs that the label lacks stand behind
                 out.append(self._crystal(record.structure, kept, s, sample))
                 continue
-            h0 = None if reference == "none" else record.references[reference]
+            h0 = record_reference(record, self.reference, self.basis)
             s, n_electrons = record.blocks("overlap"), round(float(record.occupations.sum()))
             out.append(self._molecule(record.structure, delta, h0, s, n_electrons, sample))
         return self._with_uncertainty(run, out)

@@ -141,7 +141,7 @@ def _validate(
     for batch in RecordBatches(samples, config.training):
         pairs = list(zip(model.predict_labelled(batch), batch, strict=True))
         for floor in frames:
-            frames[floor] += frames_with(floor, model.metadata.reference, pairs)
+            frames[floor] += frames_with(floor, model.reference, pairs)
     _set_floor(model, known)
     gathered = {floor: parallel.gather(found) for floor, found in frames.items()}
     if not gathered[0.0]:

@@ -26,6 +26,9 @@ class TargetConfig(Section):
 
     reference: Literal["none", "sap", "minao"] = "none"
     """Reference Hamiltonian that is subtracted: the target is H, or H - H0."""
+    potentials: bool = True
+    """Potentials of atoms that are fitted to the training labels are added to the reference of
+    molecules (`hamnet.potentials`)."""
 
 
 class LossConfig(Section):

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from hamnet.data.record import Record
 from hamnet.data.samples import Sample, record_sample, record_target
 from hamnet.data.store import Store
+from hamnet.references import Reference
 
 CACHE_LIMIT = 4e9
 """Bytes of samples that a process keeps in memory; beyond that they are made anew."""
@@ -26,7 +27,7 @@ def support_radius(records: Iterable[Record]) -> float:
     for record in records:
         layout = record.layout
         pairs = layout.atom_pairs
-        matrices = record_target(record, "none").numpy().reshape(-1, layout.n_entries)
+        matrices = record_target(record).numpy().reshape(-1, layout.n_entries)
         size = np.abs(np.concatenate([matrices, record.overlap[None]])).max(axis=0)
         kept = np.maximum.reduceat(size, layout.boundaries[:-1]) > SUPPORT
         i, j = pairs[kept, 3], pairs[kept, 4]
@@ -68,7 +69,7 @@ class SampleDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, records: RecordDataset, cutoffs: tuple[float, float], reference: str
+        self, records: RecordDataset, cutoffs: tuple[float, float], reference: Reference
     ) -> None:
         self.records, self.cutoffs, self.reference = records, cutoffs, reference
         self.prepare: Callable[[Sample], Sample] | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hamnet.basis import OrbitalBasis
+from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.models import HamiltonianModel, load_model
 from hamnet.models.files import model_file
@@ -61,11 +61,11 @@ def adopt(config: TrainConfig, parent: HamiltonianModel) -> TrainConfig:
     return config.model_copy(update={"model": model, "target": target})
 
 
-def inherit(metadata: Metadata, parent: HamiltonianModel, source: str) -> Metadata:
-    """Return the metadata of a model that starts from a parent's weights.
+def check_same_basis(store: Store, parent: HamiltonianModel, source: str) -> None:
+    """Check that a model's weights mean the same in the labels of a file.
 
     Args:
-        metadata: of the new training data.
+        store: the labels.
         parent: the model to start from.
         source: its file or folder.
 
@@ -73,16 +73,26 @@ def inherit(metadata: Metadata, parent: HamiltonianModel, source: str) -> Metada
         HamnetError: the two define the basis of an element differently; one has spin-orbit
             coupling, the other not.
     """
-    if metadata.level.is_spinor != parent.metadata.level.is_spinor:
+    if store.level.is_spinor != parent.metadata.level.is_spinor:
         raise HamnetError(
             f"cannot start from {source}: it learnt labels with relativity "
             f"'{parent.metadata.level.relativity}', and the new ones have "
-            f"'{metadata.level.relativity}': spin-orbit coupling needs other weights"
+            f"'{store.level.relativity}': spin-orbit coupling needs other weights"
         )
     try:
-        OrbitalBasis.from_dict(metadata.basis).merged(parent.basis)
+        store.basis.merged(parent.basis)
     except HamnetError as error:
         raise HamnetError(f"cannot start from {source}: {error}") from None
+
+
+def inherit(metadata: Metadata, parent: HamiltonianModel, source: str) -> Metadata:
+    """Return the metadata of a model that starts from a parent's weights.
+
+    Args:
+        metadata: of the new training data.
+        parent: the model to start from.
+        source: its file or folder.
+    """
     old = parent.metadata
     start = Parent(
         file=source,

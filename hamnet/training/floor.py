@@ -6,10 +6,12 @@ import numpy as np
 
 from hamnet.correction import corrected
 from hamnet.data.record import Record
+from hamnet.data.samples import record_reference
 from hamnet.metrics import frame_metrics, summarise
 from hamnet.models import HamiltonianModel
 from hamnet.models.model import orbitals
 from hamnet.prediction import Prediction
+from hamnet.references import Reference
 
 FLOORS = (0.0, 0.003, 0.01, 0.03, 0.1)
 """Candidates; see `hamnet.correction`."""
@@ -26,20 +28,21 @@ def floors_of(model: HamiltonianModel) -> Sequence[float]:
 
 
 def frames_with(
-    floor: float, reference: str, pairs: Iterable[tuple[Prediction, Record]]
+    floor: float, reference: Reference, pairs: Iterable[tuple[Prediction, Record]]
 ) -> list[dict[str, float]]:
     """Return the errors of frames whose predictions were made without a floor.
 
     Args:
         floor: to be tried.
-        reference: name of H0.
+        reference: H0.
         pairs: predictions and labels.
     """
     found = []
     for prediction, record in pairs:
         p = prediction
         if floor:
-            h0 = np.atleast_2d(record.references[reference])
+            h0 = record_reference(record, reference, p.basis)
+            assert h0 is not None
             h = h0 + corrected(p.hamiltonian.entries[: len(h0)] - h0, p.overlap, floor)
             n_electrons = round(float(record.occupations.sum()))
             p = orbitals(p.structure, p.basis, h, p.overlap, n_electrons)

@@ -266,8 +266,7 @@ class _Problem:
 
     def _prepare(self, records: Sequence[Record]) -> _Batch:
         model, network = self.model, self.model.network
-        reference = model.metadata.reference
-        samples = [record_sample(r, model.basis, model.cutoffs, reference) for r in records]
+        samples = [record_sample(r, model.basis, model.cutoffs, model.reference) for r in records]
         sample = batch_samples(samples).to(model.device)
         assert sample.target is not None
         frames = model.frames(sample.graph)

@@ -20,11 +20,18 @@ from hamnet.nn.execution import Execution
 from hamnet.nn.radial import nearness
 from hamnet.nn.readout import block_rows, block_types
 from hamnet.nn.standardise import TRACE_FLOOR
+from hamnet.references import Reference
 from hamnet.structure import IntArray
 from hamnet.training.callbacks import Report
 from hamnet.training.config import TrainConfig
 from hamnet.training.dataset import RecordDataset, SampleDataset, support_radius
-from hamnet.training.finetune import describe_start, inherit, take_over
+from hamnet.training.finetune import (
+    check_same_basis,
+    describe_start,
+    inherit,
+    take_over,
+)
+from hamnet.training.potential_fit import fit_potentials
 
 CRYSTAL_L_MAX = 4
 """Least degree of a crystal's features: its bases are small, but neighbours stand all around. With
@@ -71,11 +78,12 @@ def set_up(
         HamnetError: molecules and crystals in one file.
     """
     torch.manual_seed(config.training.seed)
+    if parent is not None:
+        check_same_basis(store, parent, str(config.training.start_from))
     cutoffs = choose_cutoffs(store, split["train"], config)
-    train, validation = (
-        SampleDataset(RecordDataset(store, split[name]), cutoffs, config.target.reference)
-        for name in ("train", "validation")
-    )
+    labels = {name: RecordDataset(store, split[name]) for name in ("train", "validation")}
+    reference = parent.reference if parent else _reference(labels["train"], config)
+    train, validation = (SampleDataset(some, cutoffs, reference) for some in labels.values())
     metadata = _metadata(store, train, split, config)
     if parent is not None:
         metadata = inherit(metadata, parent, str(config.training.start_from))
@@ -138,6 +146,14 @@ def choose_cutoffs(store: Store, training: IntArray, config: TrainConfig) -> tup
     return min(model.message_cutoff, pair), pair
 
 
+def _reference(records: RecordDataset, config: TrainConfig) -> Reference:
+    """Return H0, with potentials that are fitted to the training records."""
+    kind = config.target.reference
+    if kind == "none" or not config.target.potentials or records[0].structure.is_periodic:
+        return Reference(kind)
+    return Reference(kind, fit_potentials(records, kind))
+
+
 def _metadata(
     store: Store, samples: SampleDataset, split: Mapping[str, IntArray], config: TrainConfig
 ) -> Metadata:
@@ -163,13 +179,15 @@ def _metadata(
     resolved: dict[str, object] = {"l_max": l_max}
     resolved |= zip(("message_cutoff", "pair_cutoff"), samples.cutoffs, strict=True)
     resolved["density_weight"] = _density_weight(store, config, periodic=periodic)
+    potentials = samples.reference.potentials
     return Metadata(
         basis=store.basis.to_dict(),
         level=store.level,
         pairs=tuple(type_name(t) for t in ordered),
         charges=tuple(sorted(charges)),
         spins=tuple(sorted(spins)),
-        reference=config.target.reference,
+        reference=samples.reference.kind,
+        potentials=potentials.to_dict() if potentials else {},
         n_neighbours=n_neighbours / n_atoms,
         ranges=ranges.result(),
         periodic=periodic,
