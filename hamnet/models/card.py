@@ -15,7 +15,7 @@ def model_card(metadata: Metadata) -> str:
         "What it predicts": [
             f"The Kohn-Sham Hamiltonian of molecules at {level}, as PySCF would converge it; "
             "orbital energies and orbitals follow from it.",
-            f"- target: {_target(metadata.reference)}",
+            f"- target: {_target(metadata)}",
             f"- elements: {', '.join(elements)}",
             f"- pairs of elements that it has seen together: {', '.join(pairs) or 'none'}",
             f"- charges: {_list(metadata.charges)}; unpaired electrons: {_list(metadata.spins)}",
@@ -54,8 +54,11 @@ def model_card(metadata: Metadata) -> str:
     return "\n\n".join(text) + "\n"
 
 
-def _target(reference: str) -> str:
-    return "H" if reference == "none" else f"H - H0, with H0 = {reference}"
+def _target(metadata: Metadata) -> str:
+    if metadata.reference == "none":
+        return "H"
+    fitted = " + potentials of atoms that are fitted to H" if metadata.potentials else ""
+    return f"H - H0, with H0 = {metadata.reference}{fitted}"
 
 
 def _list(values: tuple[int, ...]) -> str:

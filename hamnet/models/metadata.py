@@ -10,7 +10,7 @@ from hamnet.data.level import LevelOfTheory
 from hamnet.models.config import ModelConfig
 from hamnet.validation import Section
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Version of the model file; raised when an older hamnet could not read a newer file."""
 
 

@@ -36,11 +36,16 @@ def _to_5(data: dict[str, Any], tensors: Tensors) -> None:
     data["model"]["density_weight"] = 0.0
 
 
+def _to_6(data: dict[str, Any], tensors: Tensors) -> None:
+    """Version 6 has potentials of atoms that are added to H0; a version 5 has none."""
+
+
 UPGRADES: Mapping[int, Callable[[dict[str, Any], Tensors], None]] = {
     1: _to_2,
     2: _to_3,
     3: _to_4,
     4: _to_5,
+    5: _to_6,
 }
 """From a version to the next: each changes metadata and weights in place."""
 

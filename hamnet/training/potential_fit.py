@@ -19,7 +19,7 @@ from hamnet.units import OVERLAP_EIGENVALUE_CUT
 MAX_FRAMES = 300
 """Training frames, evenly spaced, that a hundred coefficients are fitted to."""
 
-RIDGE = 1e-3
+RIDGE = 1e-4
 """In units of each coefficient's own diagonal element of the normal equations."""
 
 
