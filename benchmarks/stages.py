@@ -23,12 +23,13 @@ from hamnet.nn.node import FeedForward
 from hamnet.nn.readout import LinearReadout
 from hamnet.nn.standardise import Standardiser
 from hamnet.nn.tracegrad import TraceGrad
+from hamnet.references import Reference
 
 MARK = "stage: "
 
 FUNCTIONS: tuple[tuple[Any, str, str], ...] = (
     (prediction, "overlap", "overlap (PySCF)"),
-    (prediction, "reference_hamiltonian", "H0 (PySCF)"),
+    (Reference, "entries", "H0 (PySCF)"),
     (prediction, "valence_electrons", "overlap (PySCF)"),
     (prediction, "make_sample", "graph"),
     (prediction, "batch_samples", "graph"),

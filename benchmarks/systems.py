@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 
 from hamnet.data.level import LevelOfTheory
@@ -10,6 +11,7 @@ from hamnet.integrals import basis_for
 from hamnet.models import HamiltonianModel
 from hamnet.models.config import ModelConfig
 from hamnet.models.metadata import Metadata
+from hamnet.potentials import AtomicPotentials, n_coefficients
 from hamnet.structure import Structure, symbol
 from hamnet_datasets.smiles import embed
 
@@ -45,11 +47,13 @@ def untrained_model(
     names = [symbol(z) for z in sorted(basis.shells)]
     names += [f"{a}-{b}" for k, a in enumerate(names) for b in names[k:]]
     torch.manual_seed(0)
+    potentials = AtomicPotentials({z: np.ones(n_coefficients(basis, z)) for z in basis.shells})
     metadata = Metadata(
         basis=basis.to_dict(),
         level=LEVEL,
         pairs=tuple(names),
         reference=reference,
+        potentials={} if reference == "none" else potentials.to_dict(),
         model=ModelConfig(**settings),
         n_neighbours=n_neighbours,
     )
