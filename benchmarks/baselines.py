@@ -8,24 +8,26 @@ import numpy as np
 from hamnet.basis import OrbitalBasis
 from hamnet.blocks import HamiltonianBlocks, from_dense, to_dense
 from hamnet.data.record import Record
+from hamnet.data.samples import record_reference
 from hamnet.errors import HamnetError
 from hamnet.models.model import orbitals
 from hamnet.prediction import Prediction
+from hamnet.references import Reference
 from hamnet.structure import FloatArray, Structure
 from hamnet.testing import rotate_orbitals
 
 DEGREE = 6
 
 
-class Reference:
-    """The reference Hamiltonian, unchanged.
+class Unlearnt:
+    """The reference Hamiltonian, as it is or with potentials.
 
     Args:
         basis: of the labels.
-        reference: ``sap`` or ``minao``.
+        reference: not ``none``.
     """
 
-    def __init__(self, basis: OrbitalBasis, reference: str) -> None:
+    def __init__(self, basis: OrbitalBasis, reference: Reference) -> None:
         self.basis, self.reference = basis, reference
 
     def check(self, structure: Structure) -> None:
@@ -35,7 +37,8 @@ class Reference:
         raise NotImplementedError("the baseline reads its Hamiltonian from labels")
 
     def predict_labelled(self, records: Sequence[Record]) -> list[Prediction]:
-        return [_orbitals(r, self.basis, r.references[self.reference]) for r in records]
+        found = [(r, record_reference(r, self.reference, self.basis)) for r in records]
+        return [_orbitals(r, self.basis, h0[0]) for r, h0 in found if h0 is not None]
 
 
 class WaterPolynomial:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baselines import Reference, WaterPolynomial
+from baselines import Unlearnt, WaterPolynomial
 
 from hamnet.blocks import HamiltonianBlocks
 from hamnet.data.record import Record
@@ -16,6 +16,7 @@ from hamnet.errors import HamnetError
 from hamnet.metrics import CRYSTALS_ONLY, METRICS, frame_metrics, h_mae, summarise
 from hamnet.models import HamiltonianModel, load_model
 from hamnet.models.stream import Predictor, predict_records
+from hamnet.references import Reference
 from hamnet.training.config import load_config
 from hamnet.training.run import train
 from hamnet.units import HARTREE_TO_UHA
@@ -57,8 +58,10 @@ class Study:
         with Store.open(self.path) as store:
             basis, split = store.basis, store.split or {}
             if self.reference != "none":
-                reference = Reference(basis, self.reference)
-                yield {"stage": "H0 unchanged", **self.measure(reference)}
+                alone = Reference(self.reference)
+                yield {"stage": "H0 unchanged", **self.measure(Unlearnt(basis, alone))}
+                fitted = mean.reference
+                yield {"stage": "H0 and potentials", **self.measure(Unlearnt(basis, fitted))}
             subsets = [[store[int(k)] for k in split[name]] for name in ("train", "validation")]
         if all(sorted(r.structure.numbers) == [1, 1, 8] for r in subsets[0]):
             polynomial = WaterPolynomial(basis, self.reference).fit(*subsets)

@@ -122,7 +122,8 @@ def test_rows_of_a_study_and_their_tables(store, tmp_path):
     rows += study.trained(steps)
     rows += study.trained([*steps, "readout.projection=false"])
     assert [row["stage"] for row in rows] == [
-        *("mean", "H0 unchanged", "polynomial", "instant", "trained", "trained", "trained, solved")
+        *("mean", "H0 unchanged", "H0 and potentials", "polynomial", "instant"),
+        *("trained", "trained", "trained, solved"),
     ]
     for row in rows:
         own = {*METRICS} - {*CRYSTALS_ONLY}
@@ -132,11 +133,12 @@ def test_rows_of_a_study_and_their_tables(store, tmp_path):
         }
     errors = {row["stage"]: row["h_mae_uha"] for row in rows}
     assert rows[1]["h0_reduction"] == pytest.approx(1, abs=1e-4)
+    assert errors["H0 and potentials"] < 0.5 * errors["H0 unchanged"]
     assert errors["trained, solved"] < errors["trained"]
     labelled = [
         {"task": "water", "reference": "minao", "variant": v, "budget": "3 steps", **row}
         for v in ("plain", "both")
-        for row in rows[5:]
+        for row in rows[6:]
     ]
     file = tmp_path / "rows.json"
     file.write_text(json.dumps({"rows": labelled}))
