@@ -6,11 +6,11 @@
     python benchmarks/accuracy.py --tables benchmarks/results/accuracy_*.json
 
 A task labels the frames of a shipped recipe first, once, into ``benchmarks/data`` (or reads
-``--data``). Rows: baselines (mean irreps; H0 unchanged and with potentials; for water a polynomial),
-the instant model (random features and the solved readout), and the network whose features were
-trained through that solution. With ``--set readout.projection=false`` the steps train all weights, and there are rows
-before and after the readout is solved. Equal wall time (``--minutes``) and equal steps
-(``--steps``) may both be asked for.
+``--data``). Rows: baselines (mean irreps; H0 unchanged, and with potentials; for water a
+polynomial), the instant model (random features and the solved readout), and the network whose
+features were trained through that solution. With ``--set readout.projection=false`` the steps train
+all weights, and there are rows before and after the readout is solved. Equal wall time
+(``--minutes``) and equal steps (``--steps``) may both be asked for.
 """
 
 import argparse
