@@ -91,7 +91,7 @@ def test_goals_are_made_once_and_are_those_of_the_batch(setup):
     assert found.train[0] is found.train[0]
     assert found.train[0].goals
     assert found.train[0].target is None
-    raw = type(found.train)(found.train.records, found.train.cutoffs, "none")
+    raw = type(found.train)(found.train.records, found.train.cutoffs, found.train.reference)
     whole = found.model.with_goals(batch_samples([raw[k] for k in range(9)]))
     parts = batch_samples([found.train[k] for k in range(9)])
     assert whole.goals.keys() == parts.goals.keys()
