@@ -15,7 +15,7 @@ Normal equations are accumulated over the data in float64, so memory does not de
 Those of the validation set give the error of every q and lambda exactly, without another pass; the
 best of each class are kept, W0 itself included. Where molecules differ, a few for validation say
 little about those that were never seen: then every training molecule is left out in turn as well.
-That needs no further solution (`LeftOut`), but one more pass.
+That needs no further solution (`_Eigenproblem.left_out`), but one more pass.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
