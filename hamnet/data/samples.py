@@ -186,7 +186,19 @@ def record_sample(
     Raises:
         HamnetError: see `record_reference` and `record_target`.
     """
-    h0 = record_reference(record, reference, basis)
+    return sample_beside(
+        record, basis, cutoffs, record_reference(record, reference, basis), reference
+    )
+
+
+def sample_beside(
+    record: Record,
+    basis: OrbitalBasis,
+    cutoffs: tuple[float, float],
+    h0: FloatArray | None,
+    reference: Reference,
+) -> Sample:
+    """Return the same where the record's H0 (`record_reference`) is known already."""
     target, kind = record_target(record, h0), record.spin_kind
     sample = make_sample(record.structure, record.layout, basis, cutoffs, target, kind)
     if h0 is None or not has_density(reference.kind, kind):

@@ -17,7 +17,7 @@ from hamnet.data.samples import (
     batch_samples,
     make_sample,
     record_reference,
-    record_sample,
+    sample_beside,
     with_density,
 )
 from hamnet.errors import HamnetError
@@ -343,21 +343,23 @@ class HamiltonianModel(nn.Module):
         Raises:
             HamnetError: as `predict`.
         """
-        samples = []
+        samples, references, reference = [], [], self.reference
         for record in records:
             self.check(record.structure)
-            samples.append(record_sample(record, self.basis, self.cutoffs, self.reference))
+            h0 = record_reference(record, reference, self.basis)
+            samples.append(sample_beside(record, self.basis, self.cutoffs, h0, reference))
+            references.append(h0)
             self.check_pairs(samples[-1].graph)
         if not samples:
             return []
         run, out = self.infer(batch_samples(samples)), []
-        for record, delta, sample in zip(records, _split(run), samples, strict=True):
+        parts = zip(records, _split(run), samples, references, strict=True)
+        for record, delta, sample, h0 in parts:
             if record.structure.is_periodic:
                 s = record.blocks("overlap")
                 kept = delta[:, : s.layout.n_entries]  # pairs that the label lacks stand behind
                 out.append(self._crystal(record.structure, kept, s, sample))
                 continue
-            h0 = record_reference(record, self.reference, self.basis)
             s, n_electrons = record.blocks("overlap"), round(float(record.occupations.sum()))
             out.append(self._molecule(record.structure, delta, h0, s, n_electrons, sample))
         return self._with_uncertainty(run, out)

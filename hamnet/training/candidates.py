@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hamnet.data.samples import record_reference
 from hamnet.metrics import summarise
 from hamnet.models import HamiltonianModel
 from hamnet.models.so2_network import SO2Network
@@ -139,9 +140,10 @@ def _validate(
     known = model.metadata.overlap_floor
     _set_floor(model, 0.0)
     for batch in RecordBatches(samples, config.training):
-        pairs = list(zip(model.predict_labelled(batch), batch, strict=True))
+        h0 = [record_reference(record, model.reference, model.basis) for record in batch]
+        labelled = list(zip(model.predict_labelled(batch), batch, h0, strict=True))
         for floor in frames:
-            frames[floor] += frames_with(floor, model.reference, pairs)
+            frames[floor] += frames_with(floor, labelled)
     _set_floor(model, known)
     gathered = {floor: parallel.gather(found) for floor, found in frames.items()}
     if not gathered[0.0]:

@@ -6,12 +6,11 @@ import numpy as np
 
 from hamnet.correction import corrected
 from hamnet.data.record import Record
-from hamnet.data.samples import record_reference
 from hamnet.metrics import frame_metrics, summarise
 from hamnet.models import HamiltonianModel
 from hamnet.models.model import orbitals
 from hamnet.prediction import Prediction
-from hamnet.references import Reference
+from hamnet.structure import FloatArray
 
 FLOORS = (0.0, 0.003, 0.01, 0.03, 0.1)
 """Candidates; see `hamnet.correction`."""
@@ -28,21 +27,18 @@ def floors_of(model: HamiltonianModel) -> Sequence[float]:
 
 
 def frames_with(
-    floor: float, reference: Reference, pairs: Iterable[tuple[Prediction, Record]]
+    floor: float, frames: Iterable[tuple[Prediction, Record, FloatArray | None]]
 ) -> list[dict[str, float]]:
     """Return the errors of frames whose predictions were made without a floor.
 
     Args:
         floor: to be tried.
-        reference: H0.
-        pairs: predictions and labels.
+        frames: predictions, labels and the entries of H0 (`hamnet.data.samples.record_reference`).
     """
     found = []
-    for prediction, record in pairs:
+    for prediction, record, h0 in frames:
         p = prediction
-        if floor:
-            h0 = record_reference(record, reference, p.basis)
-            assert h0 is not None
+        if floor and h0 is not None:
             h = h0 + corrected(p.hamiltonian.entries[: len(h0)] - h0, p.overlap, floor)
             n_electrons = round(float(record.occupations.sum()))
             p = orbitals(p.structure, p.basis, h, p.overlap, n_electrons)
