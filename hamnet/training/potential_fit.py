@@ -35,9 +35,10 @@ def fit_potentials(records: RecordDataset, reference: str) -> AtomicPotentials:
     """
     basis = records.store.basis
     numbers = sorted({int(z) for k in records.indices for z in records.store.numbers(k)})
-    sizes = [n_coefficients(basis, z) for z in numbers]
-    first = dict(zip(numbers, np.cumsum([0, *sizes]), strict=False))
-    gram, moment = np.zeros((sum(sizes), sum(sizes))), np.zeros(sum(sizes))
+    sizes = {z: n_coefficients(basis, z) for z in numbers}
+    ends = np.cumsum(list(sizes.values()))
+    first = dict(zip(numbers, [0, *ends], strict=False))
+    gram, moment = np.zeros((ends[-1], ends[-1])), np.zeros(ends[-1])
     n = len(records)
     for k in np.unique(np.linspace(0, n - 1, min(n, MAX_FRAMES)).astype(int)):
         record = records[int(k)]
@@ -47,16 +48,10 @@ def fit_potentials(records: RecordDataset, reference: str) -> AtomicPotentials:
         overlap = to_dense(record.blocks("overlap"))
         metric = _metric(overlap)
         here = sorted(set(structure.numbers.tolist()))
-        columns = [np.eye(n_coefficients(basis, z)) for z in here]
         terms = np.concatenate(
-            [
-                potential_matrices({z: c}, structure, basis, overlap)
-                for z, c in zip(here, columns, strict=True)
-            ]
+            [potential_matrices({z: np.eye(sizes[z])}, structure, basis, overlap) for z in here]
         )
-        at = np.concatenate(
-            [first[z] + np.arange(len(c)) for z, c in zip(here, columns, strict=True)]
-        )
+        at = np.concatenate([first[z] + np.arange(sizes[z]) for z in here])
         wanted = to_dense(HamiltonianBlocks(layout, entries[None])).reshape(overlap.shape)
         x = (metric @ terms @ metric).reshape(len(terms), -1)
         gram[np.ix_(at, at)] += x @ x.T / len(overlap)
@@ -64,7 +59,7 @@ def fit_potentials(records: RecordDataset, reference: str) -> AtomicPotentials:
     unit = 1 / np.sqrt(np.maximum(gram.diagonal(), np.finfo(float).tiny))
     scaled = unit[:, None] * gram * unit + RIDGE * np.eye(len(unit))
     found = unit * np.linalg.solve(scaled, unit * moment)
-    parts = np.split(found, list(first.values())[1:])
+    parts = np.split(found, ends[:-1])
     return AtomicPotentials(dict(zip(numbers, parts, strict=True)))
 
 
