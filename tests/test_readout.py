@@ -15,6 +15,7 @@ from hamnet.training.readout import (
     accumulate,
     readout_weights,
     solve_readout,
+    spectrum,
 )
 from hamnet.training.setup import choose_split, set_up
 from tests.synthetic import SMALL
@@ -121,7 +122,7 @@ def test_penalties_are_those_with_the_smallest_error(start):
     folds += [(train[:k] + train[k + 1 :], [train[k]]) for k in range(len(train))]
     sums = [[accumulate(model, some) for some in fold] for fold in folds]
     for name, solution in solve_readout(model, train, validation, groups=train).items():
-        tau = solution.values.mean()
+        tau = solution.values.sum() / len(solution.unit)
 
         def error(ridge, name=name, penalty=solution.unit**-2):
             """Squared error on all left out of solutions with the same penalties."""
@@ -139,3 +140,22 @@ def test_penalties_are_those_with_the_smallest_error(start):
         # smaller ones, and classes that symmetry leaves empty, drown in rounding
         errors = [error(ridge * tau) for ridge in LAMBDAS[:10]]
         assert error(solution.ridge) < 1.1 * min(errors) + 1e-18, name
+
+
+@pytest.mark.parametrize("n_rows", [0, 3, 14, 40])
+def test_spectrum_of_few_or_many_rows(n_rows):
+    """Whichever way, it is that of the normal matrix; a feature that never occurs has no part."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n_rows, 20, dtype=torch.float64, generator=generator)
+    x *= torch.logspace(0, -4, 20, dtype=torch.float64)
+    x[:, 7] = 0
+    gram = x.T @ x
+    values, vectors = spectrum(gram)
+    rank = min(n_rows, 19)
+    assert vectors.shape == (20, rank)
+    expected = torch.linalg.eigvalsh(gram)[20 - rank :]
+    torch.testing.assert_close(values.sort().values, expected, rtol=1e-6, atol=1e-14)
+    torch.testing.assert_close((vectors * values) @ vectors.T, gram, rtol=0, atol=1e-12)
+    eye = torch.eye(rank, dtype=torch.float64)
+    torch.testing.assert_close(vectors.T @ vectors, eye, rtol=0, atol=1e-10)
+    assert not vectors[7].any()

@@ -21,7 +21,9 @@ That needs no further solution (`_Eigenproblem.left_out`), but one more pass.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
 from hamnet.data.samples import Sample
@@ -85,8 +87,8 @@ class Solution:
         equations: of the training rows.
         change: W - W0, ``(n_in, n_irreps)``.
         unit: ``(n_in,)``.
-        values: not negative, ``(n_in,)``.
-        vectors: U, ``(n_in, n_in)``.
+        values: those above rounding, ``(rank,)``.
+        vectors: U, ``(n_in, rank)``.
         ridge: lambda tau.
     """
 
@@ -98,7 +100,7 @@ class Solution:
     ridge: Tensor
 
     def inverse(self, x: Tensor, strength: float) -> Tensor:
-        """Return ``(X^T X + strength lambda tau d)^-1 x``."""
+        """Return ``(X^T X + strength lambda tau d)^-1 x``, where rows say something."""
         rotated = self.vectors.T @ (self.unit[:, None] * x)
         solved = self.vectors @ (rotated / (self.values + strength * self.ridge)[:, None])
         return self.unit[:, None] * solved
@@ -116,19 +118,15 @@ class _Eigenproblem:
     def __init__(self, equations: NormalEquations, layer: Tensor, q: float) -> None:
         self.equations = equations
         gram = equations.gram
-        # Weights of unit penalty. Below rounding, a direction of the normal matrix says nothing.
         size = gram.diagonal().clamp(min=1e-300).sqrt()
-        self.unit = (size * q ** layer.to(size)).rsqrt()
-        values, self.vectors = torch.linalg.eigh(self.unit[:, None] * gram * self.unit)
-        self.says = values >= torch.finfo(values.dtype).eps * values[-1]
+        self.unit = (size * q ** layer.to(size)).rsqrt()  # weights of unit penalty
+        self.values, self.vectors = spectrum(self.unit[:, None] * gram * self.unit)
         self.moment = self.rotated(equations.moment.T).T
-        self.values = values.clamp(min=0)
-        self.tau = self.values.mean().clamp(min=1e-300)
+        self.tau = self.values.sum().clamp(min=1e-300) / len(gram)
 
     def rotated(self, x: Tensor) -> Tensor:
-        """Return rows ``(n, n_in)`` in the basis."""
-        rotated: Tensor = self.says * ((x * self.unit) @ self.vectors)
-        return rotated
+        """Return rows ``(n, n_in)`` in the basis, ``(n, rank)``."""
+        return (x * self.unit) @ self.vectors
 
     def change(self, ridge: float) -> Tensor:
         """Return W - W0."""
@@ -173,6 +171,36 @@ class _Eigenproblem:
 
 _JITTER = 1e-12
 """Rows that alone say something leave nothing without them, up to rounding."""
+
+
+def spectrum(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues of a normal matrix that are above rounding, and their vectors.
+
+    Of rare pairs of elements there are fewer rows than features. A Cholesky factorisation with
+    pivots (LAPACK's dpstrf) finds out at a tenth of the cost of an eigenproblem, and its factor has
+    the same vectors.
+
+    Args:
+        matrix: positive semi-definite up to rounding, float64, ``(n, n)``.
+
+    Returns:
+        Values ``(rank,)`` and orthonormal vectors ``(n, rank)``.
+    """
+    eps = torch.finfo(matrix.dtype).eps
+    tolerance = eps * float(matrix.diagonal().max())
+    packed, pivots, rank, _ = dpstrf(matrix.cpu().numpy(), lower=1, tol=tolerance)
+    if 2 * rank < len(matrix):
+        factor = np.zeros((len(matrix), rank))
+        factor[pivots - 1] = np.tril(packed)[:, :rank]
+        vectors, roots, _ = torch.linalg.svd(
+            torch.from_numpy(factor).to(matrix.device), full_matrices=False
+        )
+        values = roots.square()
+    else:
+        values, vectors = torch.linalg.eigh(matrix)
+    vectors[matrix.diagonal() == 0] = 0  # what never occurs has no part in them, not by rounding
+    says = values >= eps * max(values.tolist(), default=0.0)
+    return values[says], vectors[:, says]
 
 
 @torch.no_grad()
