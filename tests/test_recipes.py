@@ -11,6 +11,7 @@ from scipy.spatial.distance import pdist
 from hamnet.data.store import Store
 from hamnet.errors import HamnetError
 from hamnet.structure import Structure, check_contacts
+from hamnet_datasets import sampling
 from hamnet_datasets.jobs import Options, label_recipe
 from hamnet_datasets.recipes import (
     Langevin,
@@ -160,6 +161,31 @@ def test_a_recipe_becomes_a_dataset(tmp_path):
     assert store.card["licence"] == recipe.licence
     assert store.card["sampling"]["seed"] == recipe.sampling.seed
     assert store.card["units"] == {"energy": "Hartree", "length": "Angstrom", "dipole": "Debye"}
+
+
+def test_no_molecule_is_sampled_in_vain(tmp_path, monkeypatch):
+    """Neither those that are labelled, when a run goes on, nor those of another shard."""
+    sampled = []
+
+    def noted(structure, temperature):
+        sampled.append(structure.formula)
+        return vibration_root(structure, temperature)
+
+    monkeypatch.setattr(sampling, "vibration_root", noted)
+    modes = NormalModes(temperature_k=300.0, frames_per_molecule=2)
+    few = quick_water().model_copy(update={"molecules": ["H2", "HF", "H2O"]})
+    recipe, path = changed(few, normal_modes=modes), tmp_path / "few.h5"
+    label_recipe(recipe, path, options=Options(limit=3))
+    assert sampled == ["H2", "FH"]
+    progress = label_recipe(recipe, path, options=Options(limit=6)).progress
+    assert (progress.known, progress.labelled) == (3, 3)
+    assert sampled[2:] == ["FH", "H2O"]
+    label_recipe(recipe, tmp_path / "shard.h5", options=Options(shard=(5, 6)))
+    assert sampled[4:] == ["H2O"]
+    with Store.open(path) as whole, Store.open(tmp_path / "shard.h5") as shard:
+        assert (whole.origins[4], whole.ids[4]) == (shard.origins[0], shard.ids[0])
+    with pytest.raises(HamnetError, match=r"few.h5 was made by another version of recipe water"):
+        label_recipe(changed(recipe, seed=7), path, options=Options(limit=2))
 
 
 def test_noise_is_as_large_as_it_says_and_repeats():

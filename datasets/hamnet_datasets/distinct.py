@@ -7,7 +7,7 @@ from scipy.spatial.distance import pdist
 
 from hamnet.data.failure import Failure
 from hamnet.structure import FloatArray
-from hamnet_datasets.labels import Skipped, Task
+from hamnet_datasets.labels import Known, Skipped, Task
 
 _FIRST_ROOM = 64
 
@@ -56,8 +56,8 @@ def rmsd(one: FloatArray, two: FloatArray) -> float:
 
 
 def distinct(
-    frames: Iterable[Task | Failure | Skipped], min_rmsd: float
-) -> Iterator[Task | Failure | Skipped]:
+    frames: Iterable[Task | Failure | Skipped | Known], min_rmsd: float
+) -> Iterator[Task | Failure | Skipped | Known]:
     """Replace frames that nearly repeat an earlier one.
 
     The frames must have their atoms in the same order to be recognised. What is kept depends on the

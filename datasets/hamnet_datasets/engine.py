@@ -27,7 +27,7 @@ from hamnet.data.failure import Failure
 from hamnet.data.level import record_id
 from hamnet.data.writer import Writer
 from hamnet.errors import HamnetError
-from hamnet_datasets.labels import DEFAULT_REFERENCES, Outcome, Skipped, Task, run_task
+from hamnet_datasets.labels import DEFAULT_REFERENCES, Known, Outcome, Skipped, Task, run_task
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -246,7 +246,7 @@ class Progress:
 
 
 def label_frames(
-    frames: Iterable[Task | Failure | Skipped],
+    frames: Iterable[Task | Failure | Skipped | Known],
     writer: Writer,
     *,
     total: int,
@@ -259,7 +259,7 @@ def label_frames(
     """Label frames into a writer; frames that it holds already are skipped.
 
     Args:
-        frames: tasks, frames that could not be read, frames left out; taken one by one.
+        frames: tasks, frames that could not be read, that are left out or known; taken one by one.
         writer: receives every label the moment it is ready.
         total: number of frames, for the progress.
         references: reference Hamiltonians to store.
@@ -285,7 +285,7 @@ def label_frames(
 
 
 def process(
-    frames: Iterable[TaskT | Failure | Skipped],
+    frames: Iterable[TaskT | Failure | Skipped | Known],
     writer: Writer,
     function: Callable[[TaskT], Outcome],
     *,
@@ -332,7 +332,7 @@ def repeating_lost_interrupts() -> Iterator[None]:
 
 
 def _new_tasks(
-    frames: Iterable[TaskT | Failure | Skipped],
+    frames: Iterable[TaskT | Failure | Skipped | Known],
     writer: Writer,
     progress: Progress,
     retry_failed: bool,
@@ -343,6 +343,9 @@ def _new_tasks(
     for frame in frames:
         if isinstance(frame, Skipped):
             progress.skipped += 1
+            continue
+        if isinstance(frame, Known):
+            progress.known += 1
             continue
         if isinstance(frame, Failure):
             note_failure(frame, writer, progress)

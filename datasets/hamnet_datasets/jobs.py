@@ -19,13 +19,14 @@ from hamnet_datasets.distinct import distinct
 from hamnet_datasets.engine import Progress, label_frames
 from hamnet_datasets.labels import (
     DEFAULT_REFERENCES,
+    Known,
     Skipped,
     Task,
     check_references,
     resolve,
 )
 from hamnet_datasets.recipes import Recipe, SamplingMethod
-from hamnet_datasets.sampling import n_frames, recipe_tasks
+from hamnet_datasets.sampling import n_frames, remaining_tasks
 from hamnet_datasets.scf import check_gpu
 from hamnet_datasets.smiles import SMILES_SUFFIX, read_smiles
 
@@ -116,7 +117,12 @@ def label_file(
 
     total = sum(1 for _ in frames())  # read twice, so that memory does not grow with the file
     card = {"name": Path(out).stem, "source": path.name}
-    return _run(map(_task, frames()), total, out, level, card, options)
+    orders = _share(total, options)
+
+    def tasks(_: Writer) -> Iterator[Task | Failure]:
+        return map(_task, itertools.islice(frames(), orders.start, None, orders.step))
+
+    return _run(tasks, len(orders), out, level, card, options)
 
 
 def _task(frame: Frame) -> Task | Failure:
@@ -141,15 +147,37 @@ def label_recipe(
         options: references, workers, limit.
 
     Raises:
-        HamnetError: see `label_file` and `recipe_tasks`.
+        HamnetError: see `label_file` and `hamnet_datasets.sampling.recipe_tasks`; the store was
+            made by another recipe.
     """
     total = min(n_frames(recipe, method), options.limit or n_frames(recipe, method))
-    tasks = recipe_tasks(recipe, limit=total, method=method)
-    return _run(tasks, total, out, recipe.level, recipe.card(), options)
+    orders = _share(total, options)
+    fingerprint = recipe.fingerprint(method or recipe.sampling.method)
+
+    def tasks(writer: Writer) -> Iterator[Task | Known]:
+        made = writer.card.get("recipe_sha256")
+        if made not in (None, fingerprint):
+            raise HamnetError(
+                f"{out} was made by another version of recipe {recipe.name}, or by other sampling: "
+                "write to another file ('hamnet data merge' joins them)"
+            )
+        # whether a frame is distinct depends on the geometries of those before it
+        told = made is not None and not options.min_rmsd
+        known = writer.origins if told else frozenset()
+        return remaining_tasks(recipe, orders, known, method=method)
+
+    card = {**recipe.card(), "recipe_sha256": fingerprint}
+    return _run(tasks, len(orders), out, recipe.level, card, options)
+
+
+def _share(total: int, options: Options) -> range:
+    """Return the positions of the frames of a shard."""
+    k, n = options.shard or (1, 1)
+    return range(total)[k - 1 :: n]
 
 
 def _run(
-    frames: Iterable[Task | Failure | Skipped],
+    frames: Callable[[Writer], Iterable[Task | Failure | Skipped | Known]],
     total: int,
     out: str | Path,
     level: LevelOfTheory,
@@ -161,15 +189,13 @@ def _run(
     if level.program == "gpu4pyscf" and options.scheduler is None:
         check_gpu()
     if options.shard is not None:
-        k, n = options.shard
-        frames, total = itertools.islice(frames, k - 1, None, n), len(range(k - 1, total, n))
-        card["shard"] = f"{k}/{n}"
+        card["shard"] = "{}/{}".format(*options.shard)
     if options.min_rmsd > 0:
-        frames = distinct(frames, options.min_rmsd)
         card["min_rmsd_angstrom"] = options.min_rmsd
     with Writer(out, resolve(level), references=references, card=card) as writer:
+        new = frames(writer)
         progress = label_frames(
-            frames,
+            distinct(new, options.min_rmsd) if options.min_rmsd > 0 else new,
             writer,
             total=total,
             references=references,

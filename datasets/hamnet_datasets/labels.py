@@ -64,6 +64,17 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Known:
+    """A frame that has its label already, which its origin tells: its geometry was not made.
+
+    Attributes:
+        origin: recipe and frame.
+    """
+
+    origin: str
+
+
+@dataclass(frozen=True)
 class Task:
     """One frame to label.
 

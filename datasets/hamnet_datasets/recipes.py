@@ -4,6 +4,7 @@ A recipe is a file ``recipes/NAME.toml`` checked by `Recipe`; a path to your own
 """
 
 import tomllib
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -192,6 +193,10 @@ class Recipe(_Table):
         """Return what the dataset file says about itself."""
         chosen = {"name", "title", "citation", "licence", "units", "sampling"}
         return {**self.model_dump(mode="json", include=chosen, by_alias=True), "recipe": self.name}
+
+    def fingerprint(self, method: SamplingMethod) -> str:
+        """Return a checksum of all that makes the frames of a method, for `card`."""
+        return sha256(f"{method} {self.model_dump_json()}".encode()).hexdigest()
 
     def geometries(self) -> dict[str, Structure]:
         """Return the molecules to start from, by name.

@@ -5,7 +5,9 @@ machine's last bits do not make another geometry.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -23,7 +25,7 @@ from hamnet.interop.ase import to_atoms
 from hamnet.structure import FloatArray, Structure
 from hamnet.units import BOHR_TO_ANGSTROM
 from hamnet_datasets.drawing import DECIMALS, draw
-from hamnet_datasets.labels import Task
+from hamnet_datasets.labels import Known, Task
 from hamnet_datasets.recipes import (
     Frames,
     Langevin,
@@ -33,7 +35,7 @@ from hamnet_datasets.recipes import (
     SamplingMethod,
     Supercells,
 )
-from hamnet_datasets.supercells import supercell_frames
+from hamnet_datasets.supercells import supercell_frames, supercell_sizes
 
 HESSIAN_BASIS = "sto-3g"
 MIN_WAVENUMBER = 200.0
@@ -58,10 +60,42 @@ def recipe_tasks(
     Raises:
         HamnetError: ``langevin`` without tblite; a molecule whose geometry falls apart.
     """
-    method = method or recipe.sampling.method
-    tasks = itertools.islice(_all_tasks(recipe, method), limit)
-    for order, (structure, group, name, subset) in enumerate(tasks):
-        yield Task(structure, f"{recipe.name}/{name}", group, order, subset)
+    orders = range(n_frames(recipe, method))[:limit]
+    tasks = remaining_tasks(recipe, orders, frozenset(), method=method)
+    return (task for task in tasks if isinstance(task, Task))
+
+
+def remaining_tasks(
+    recipe: Recipe,
+    orders: range,
+    known: AbstractSet[str],
+    *,
+    method: SamplingMethod | None = None,
+) -> Iterator[Task | Known]:
+    """Yield some frames of a recipe; no molecule or trajectory is sampled in vain.
+
+    Args:
+        recipe: the recipe.
+        orders: positions of the frames among all of the recipe.
+        known: origins of frames that have a label. They are made only beside one that has none.
+        method: the recipe's own by default.
+
+    Raises:
+        HamnetError: see `recipe_tasks`.
+    """
+    first = 0
+    for group in _groups(recipe, method or recipe.sampling.method):
+        origins = [f"{recipe.name}/{frame}" for frame in group.frames]
+        mine = [k for k in range(len(origins)) if first + k in orders]
+        if group.cheap or any(origins[k] not in known for k in mine):
+            made = itertools.islice(group.make(), mine[-1] + 1 if mine else 0)
+            for k, structure in enumerate(made):
+                if first + k in orders:
+                    subset = group.subsets[k] if group.subsets else ""
+                    yield Task(structure, origins[k], group.name, first + k, subset)
+        else:
+            yield from (Known(origins[k]) for k in mine)
+        first += len(origins)
 
 
 def n_frames(recipe: Recipe, method: SamplingMethod | None = None) -> int:
@@ -79,22 +113,38 @@ def n_frames(recipe: Recipe, method: SamplingMethod | None = None) -> int:
     return n_molecules * table.frames_per_molecule
 
 
-def _all_tasks(recipe: Recipe, method: SamplingMethod) -> Iterator[tuple[Structure, str, str, str]]:
-    """Yield ``(structure, group, name of the frame, subset)``.
+@dataclass(frozen=True)
+class _Group:
+    """Frames that are made together.
 
-    The frames of one molecule are one group where there are many molecules; else the frames of one
-    trajectory; else every frame is independent.
+    Attributes:
+        name: of a molecule where there are many, or of a trajectory; empty where every frame is
+            independent.
+        frames: names of the frames.
+        make: makes their geometries.
+        subsets: of the frames, where they come with a split.
+        cheap: made in no time, and not by the recipe's numbers alone: by a file, say.
     """
+
+    name: str
+    frames: Sequence[str]
+    make: Callable[[], Iterable[Structure]]
+    subsets: Sequence[str] = ()
+    cheap: bool = False
+
+
+def _groups(recipe: Recipe, method: SamplingMethod) -> Iterator[_Group]:
     table = recipe.sampling.table(method)
     if isinstance(table, Frames):
         sizes = (table.train, table.validation, table.test)
         subsets = [name for name, n in zip(SUBSETS, sizes, strict=True) for _ in range(n)]
-        for f, (frame, subset) in enumerate(zip(recipe.frames(), subsets, strict=True)):
-            yield frame, "", f"frame-{f}", subset
+        names = [f"frame-{f}" for f in range(len(subsets))]
+        yield _Group("", names, recipe.frames, subsets, cheap=True)
         return
     if isinstance(table, Supercells):
-        for f, (frame, size) in enumerate(supercell_frames(recipe, table)):
-            yield frame, "", f"{size}/{f}", ""
+        repeats = ["x".join(map(str, size)) for size in supercell_sizes(table)]
+        names = [f"{size}/{f}" for f, size in enumerate(repeats)]
+        yield _Group("", names, partial(supercell_frames, recipe, table), cheap=True)
         return
     molecules = recipe.geometries()
     many = len(molecules) > 1
@@ -102,13 +152,14 @@ def _all_tasks(recipe: Recipe, method: SamplingMethod) -> Iterator[tuple[Structu
         seed = [recipe.sampling.seed, k]
         if isinstance(table, Langevin):
             for t in range(table.trajectories):
-                group = name if many else f"{name}/trajectory-{t}"
-                for f, frame in enumerate(langevin_frames(structure, table, seed, t)):
-                    yield frame, group, f"{name}/trajectory-{t}/{f}", ""
+                trajectory = f"{name}/trajectory-{t}"
+                names = [f"{trajectory}/{f}" for f in range(table.frames_per_trajectory)]
+                run = partial(langevin_frames, structure, table, seed, t)
+                yield _Group(name if many else trajectory, names, run)
         else:
-            frames = independent_frames(structure, table, seed)
-            for f, frame in enumerate(frames):
-                yield frame, name if many else "", f"{name}/{f}", ""
+            names = [f"{name}/{f}" for f in range(table.frames_per_molecule)]
+            run = partial(independent_frames, structure, table, seed)
+            yield _Group(name if many else "", names, run)
 
 
 def hessian(structure: Structure) -> FloatArray:

@@ -11,8 +11,14 @@ from hamnet_datasets.drawing import DECIMALS, draw
 from hamnet_datasets.recipes import Recipe, Supercells
 
 
-def supercell_frames(recipe: Recipe, table: Supercells) -> Iterator[tuple[Structure, str]]:
-    """Yield perturbed supercells and their sizes (``2x2x1``); the sizes take turns.
+def supercell_sizes(table: Supercells) -> list[tuple[int, int, int]]:
+    """Return the repetitions of every frame; the sizes take turns."""
+    turns = sorted(((f + 0.5) / n, k) for k, (*_, n) in enumerate(table.sizes) for f in range(n))
+    return [table.sizes[k][:3] for _, k in turns]
+
+
+def supercell_frames(recipe: Recipe, table: Supercells) -> Iterator[Structure]:
+    """Yield perturbed supercells of `supercell_sizes`.
 
     Raises:
         HamnetError: the recipe has no crystal; nearly all frames have atoms that touch.
@@ -21,12 +27,9 @@ def supercell_frames(recipe: Recipe, table: Supercells) -> Iterator[tuple[Struct
         raise HamnetError(f"recipe {recipe.name}: sampling 'supercells' needs the table [crystal]")
     primitive = recipe.crystal.structure()
     layers = np.array(recipe.crystal.layers or [0] * len(primitive))
-    turns = sorted(((f + 0.5) / n, k) for k, (*_, n) in enumerate(table.sizes) for f in range(n))
-    for f, (_, k) in enumerate(turns):
-        repeat = table.sizes[k][:3]
+    for f, repeat in enumerate(supercell_sizes(table)):
         rng = np.random.default_rng([recipe.sampling.seed, f])
-        perturbed = draw(partial(_perturbed, primitive, layers, repeat, table, rng))
-        yield perturbed, "x".join(map(str, repeat))
+        yield draw(partial(_perturbed, primitive, layers, repeat, table, rng))
 
 
 def repeated(primitive: Structure, repeat: tuple[int, int, int]) -> Structure:

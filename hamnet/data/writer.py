@@ -36,7 +36,12 @@ class Writer:
         path: the store; need not exist. What it holds already is kept.
         level: level of theory of all the records.
         references: names of the reference Hamiltonians that every record holds.
-        card: name, citation, licence and provenance; ignored if the file exists already.
+        card: name, citation, licence and provenance; ignored if the file, or an unfinished run of
+            it, exists already.
+
+    Attributes:
+        ids: of all records.
+        origins: of all records.
 
     Raises:
         HamnetError: the file, or an unfinished run of it, holds another level of theory or other
@@ -57,6 +62,7 @@ class Writer:
         self.card = dict(card or {})
         self.basis = OrbitalBasis(level.basis, {}, {})
         self.ids: set[str] = set()
+        self.origins: set[str] = set()
         self._bases: set[str] = set()  # as text: what has been merged
         self._failures: dict[str, Failure] = {}
         self._entries = array("q")  # entry of the journal of each new record
@@ -79,6 +85,7 @@ class Writer:
             self.basis = store.basis
             self.card = dict(store.card)
             self.ids.update(store.ids)
+            self.origins.update(store.origins)
             self._failures = {f.origin: f for f in store.failures}
 
     def _check(self, level: LevelOfTheory, references: tuple[str, ...], where: str) -> None:
@@ -100,6 +107,8 @@ class Writer:
             raise HamnetError(f"{self._journal.path} lost its first entry: move it away")
         level = LevelOfTheory.model_validate_json(header["level"])
         self._check(level, tuple(json.loads(header["references"])), str(self._journal.path))
+        if not self._has_file:
+            self.card = json.loads(header["card"])
         for entry in range(1, len(self._journal)):
             text, _ = self._journal.peek(entry)
             if text["kind"] == "failure":
@@ -109,6 +118,7 @@ class Writer:
 
     def _note_record(self, text: Mapping[str, str], entry: int) -> None:
         self._failures.pop(text["origin"], None)
+        self.origins.add(text["origin"])
         if text["id"] in self.ids:
             return
         self.ids.add(text["id"])
