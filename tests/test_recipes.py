@@ -184,6 +184,9 @@ def test_no_molecule_is_sampled_in_vain(tmp_path, monkeypatch):
     assert sampled[4:] == ["H2O"]
     with Store.open(path) as whole, Store.open(tmp_path / "shard.h5") as shard:
         assert (whole.origins[4], whole.ids[4]) == (shard.origins[0], shard.ids[0])
+    more = changed(few, normal_modes=modes.model_copy(update={"frames_per_molecule": 3}))
+    progress = label_recipe(more, path, options=Options(limit=3)).progress
+    assert (progress.known, progress.labelled) == (2, 1)
     with pytest.raises(HamnetError, match=r"few.h5 was made by another version of recipe water"):
         label_recipe(changed(recipe, seed=7), path, options=Options(limit=2))
 

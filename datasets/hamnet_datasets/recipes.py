@@ -195,8 +195,12 @@ class Recipe(_Table):
         return {**self.model_dump(mode="json", include=chosen, by_alias=True), "recipe": self.name}
 
     def fingerprint(self, method: SamplingMethod) -> str:
-        """Return a checksum of all that makes the frames of a method, for `card`."""
-        return sha256(f"{method} {self.model_dump_json()}".encode()).hexdigest()
+        """Return a checksum of what makes the frames of a method; more of them keep it."""
+        what = self.model_dump_json(include={"molecules", "closed_shell_g2", "smiles", "crystal"})
+        numbers = {"trajectories", "frames_per_trajectory", "frames_per_molecule"}
+        how = self.sampling.table(method).model_dump_json(exclude=numbers)
+        text = f"{what} {method} {how} {self.sampling.seed}"
+        return sha256(text.encode()).hexdigest()
 
     def geometries(self) -> dict[str, Structure]:
         """Return the molecules to start from, by name.
