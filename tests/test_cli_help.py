@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 
 import pytest
 import typer
@@ -53,9 +52,11 @@ def test_help_imports_nothing_heavy(arguments):
 
 def test_help_answers_within_half_a_second():
     def seconds():
-        start = time.perf_counter()
+        """Of a processor: what else is running must not count."""
+        start = os.times()
         run("--help")
-        return time.perf_counter() - start
+        end = os.times()
+        return end.children_user + end.children_system - start.children_user - start.children_system
 
     assert min(seconds() for _ in range(3)) < 0.5
 
