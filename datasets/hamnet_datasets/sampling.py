@@ -87,9 +87,8 @@ def remaining_tasks(
     for group in _groups(recipe, method or recipe.sampling.method):
         origins = [f"{recipe.name}/{frame}" for frame in group.frames]
         mine = [k for k in range(len(origins)) if first + k in orders]
-        if group.cheap or any(origins[k] not in known for k in mine):
-            made = itertools.islice(group.make(), mine[-1] + 1 if mine else 0)
-            for k, structure in enumerate(made):
+        if mine and (group.cheap or any(origins[k] not in known for k in mine)):
+            for k, structure in enumerate(itertools.islice(group.make(), mine[-1] + 1)):
                 if first + k in orders:
                     subset = group.subsets[k] if group.subsets else ""
                     yield Task(structure, origins[k], group.name, first + k, subset)
